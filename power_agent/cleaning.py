@@ -1,0 +1,103 @@
+"""Between what is said and what is kept: make it storable, reversibly, or refuse it. The seam where secrets are replaced later.
+
+An event is encoded once. What goes on from here is the event read back from that very text: the state that lives in memory
+cannot differ from the one that is folded after a restart.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, NamedTuple
+
+from power_agent.errors import EventTooLarge, InvalidInput, StoreDamaged
+from power_agent.events import Event, decode, encode
+from power_agent.limits import MAX_ID_CHARACTERS
+from power_agent.messages import clean_text
+
+Cleaner = Callable[[str], str]
+"""Turns one text of an event into the text that is kept. Must be pure and stable: cleaning twice changes nothing more."""
+
+
+class Clean(NamedTuple):
+    """An event as it will be kept, and the text it will be kept as."""
+
+    event: Event
+    body: str
+
+
+def clean(event: Event, cleaners: Sequence[Cleaner] = (), max_bytes: int | None = None) -> Clean:
+    """Return what will be kept, or raise `InvalidInput` and say why it cannot be."""
+    for cleaner in cleaners:
+        event = _mapped(event, cleaner)
+    body = _encoded(event)
+    if body is None or "\U0010fffd" in body:
+        event = _mapped(event, clean_text)
+        body = _encoded(event)
+        if body is None:
+            raise InvalidInput(f"A {event.kind} event holds text that is not Unicode.")
+    if "NaN" in body or "Infinity" in body:
+        _refuse_constants(event.kind, body)
+    if max_bytes is not None and len(body) > max_bytes // 4 and (size := len(body.encode())) > max_bytes:
+        raise EventTooLarge(f"A {event.kind} event has {size} bytes; {max_bytes} are allowed.", bytes=size, limit=max_bytes)
+    try:
+        return Clean(decode(event.kind, body), body)
+    except StoreDamaged as error:
+        raise InvalidInput(f"A {event.kind} event cannot be kept: {error.message}") from error
+
+
+def _encoded(event: Event) -> str | None:
+    """Encode; None means that a lone surrogate is in the way."""
+    try:
+        return encode(event)
+    except UnicodeError:
+        return None
+    except (ValueError, TypeError, RecursionError) as error:  # pydantic's own error is a ValueError
+        if "surrogates" in str(error):
+            return None
+        raise InvalidInput(f"A {event.kind} event cannot be written as JSON: {' '.join(str(error).split())[:200]}") from error
+
+
+_known_names: dict[type, tuple[str, ...]] = {}
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    known = _known_names.get(kind)
+    if known is None:
+        known = _known_names[kind] = tuple(field.name for field in fields(kind))
+    return known
+
+
+def _refuse_constants(kind: str, body: str) -> None:
+    def refuse(constant: str) -> None:
+        raise InvalidInput(f"A {kind} event holds {constant}, which is not JSON.", hint="Replace it by null or a string.")
+
+    json.loads(body, parse_constant=refuse)
+
+
+def _mapped(value: Any, change: Cleaner) -> Any:
+    """Return a copy with every text changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {name: _mapped(getattr(value, name), change) for name in _names(type(value))}
+        return replace(value, **changed)
+    return value
+
+
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, lone surrogates, line and paragraph separators
+
+
+def check_id(name: object, what: str = "session id") -> str:
+    """Return an id or key that can be stored and printed, or raise `InvalidInput`."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_ID_CHARACTERS or name.startswith("@"):
+        raise InvalidInput(f"{name!r} is not a {what}.", hint=f"Use 1 to {MAX_ID_CHARACTERS} characters, no control characters, no leading @.")
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
+        raise InvalidInput(f"{name!r} is not a {what}.", hint="Control characters and broken Unicode cannot stand in it.")
+    return name

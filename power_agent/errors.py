@@ -1,0 +1,325 @@
+"""Every error a caller can meet, in one tree.
+
+    PowerAgentError
+    ├─ InvalidInput             what was handed in cannot be kept; nothing was written
+    │   ├─ InvalidSessionId
+    │   ├─ KeyNeedsSession
+    │   ├─ KeyConflict
+    │   └─ EventTooLarge
+    ├─ SessionError             the session is not in a state that allows this
+    │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
+    │   ├─ SessionClosed  SessionErased  NothingToResume  HasForks
+    │   └─ CallNotFound  SettleNotAllowed  AlreadySettled
+    ├─ LogError                 the log refused a fact, or another writer was first
+    │   ├─ IllegalMove          the fact does not follow from what is kept
+    │   ├─ HeadMoved            somebody appended; read the tail and decide again
+    │   └─ OwnershipLost        a new owner took the session; stop
+    └─ StoreError               the file, the disk, the version
+        ├─ StoreNotFound  StoreForeign  StoreNewer  StoreChanged  StoreDamaged
+        ├─ StoreOnNetwork  StoreReadOnly  StoreFull  StoreBusy
+        └─ StoreFailed  StoreClosed  StoreForked
+
+`code` is stable for ever: scripts and tests may match on it. The message says what happened, `hint` what a person can do
+about it. The other fields are plain data.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+
+class PowerAgentError(Exception):
+    """The root: has a stable `code`, a message, a `hint`, and says whether trying again may help (`retryable`)."""
+
+    code: ClassVar[str] = "power_agent"
+    retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+        self.fields = fields
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.hint, self.fields)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.code!r}, {self.message!r})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as plain data, for logs and `--json`."""
+        return {"code": self.code, "message": self.message, "hint": self.hint, "retryable": self.retryable, **self.fields}
+
+    @classmethod
+    def all_codes(cls) -> dict[str, type[Self]]:
+        """The codes of this class and everything below it."""
+        found = {cls.code: cls}
+        for child in cls.__subclasses__():
+            found |= child.all_codes()
+        return found
+
+
+def _rebuild(kind: type[PowerAgentError], message: str, hint: str, fields: dict[str, Any]) -> PowerAgentError:
+    return kind(message, hint=hint, **fields)
+
+
+# -- what was handed in ------------------------------------------------------------------------------------------------
+
+
+class InvalidInput(PowerAgentError):
+    """What was handed in cannot be kept or sent. Nothing was written."""
+
+    code = "invalid_input"
+
+
+class InvalidSessionId(InvalidInput):
+    """A session id is 1 to 200 characters, without control characters and without a leading @."""
+
+    code = "invalid_session_id"
+    default_hint = "Use 1 to 200 characters, no control characters, no leading @."
+
+
+class KeyNeedsSession(InvalidInput):
+    """An idempotency key only means something inside a session."""
+
+    code = "key_needs_session"
+    default_hint = "Pass session_id together with key."
+
+
+class KeyConflict(InvalidInput):
+    """The same key was used before in this session, with other content."""
+
+    code = "key_conflict"
+    default_hint = "Use a new key for new content."
+    session: str
+    key: str
+
+
+class EventTooLarge(InvalidInput):
+    """One fact is larger than the store keeps in a row."""
+
+    code = "event_too_large"
+    default_hint = "Pass large content as an attachment, or raise Limits.max_event_bytes."
+    bytes: int
+    limit: int
+
+
+# -- the session is not in a state that allows this --------------------------------------------------------------------
+
+
+class SessionError(PowerAgentError):
+    """The session is not in a state that allows this."""
+
+    code = "session"
+    session: str
+
+
+class SessionNotFound(SessionError):
+    """There is no session of that id in this store."""
+
+    code = "session_not_found"
+
+
+class SessionExists(SessionError):
+    """A session of that id is already there."""
+
+    code = "session_exists"
+
+
+class SessionBusy(SessionError):
+    """Another living owner works on the session."""
+
+    code = "session_busy"
+    retryable = True
+    default_hint = 'Wait, or send with when_busy="queue" or "steer".'
+    owner: str
+    deadline: int
+
+
+class SessionPending(SessionError):
+    """A turn is open and nobody works on it: resume it, settle its calls, or abort them."""
+
+    code = "session_pending"
+    default_hint = "Call resume(), settle() or abort_pending() first."
+
+
+class SessionClosed(SessionError):
+    """The session was closed: it can be read, not continued."""
+
+    code = "session_closed"
+    default_hint = "Fork it to go on from here."
+
+
+class SessionErased(SessionError):
+    """The contents were erased; only the chain of hashes is left."""
+
+    code = "session_erased"
+
+
+class NothingToResume(SessionError):
+    """There has never been a turn in this session, or it is closed."""
+
+    code = "nothing_to_resume"
+
+
+class HasForks(SessionError):
+    """Other sessions share this one's past."""
+
+    code = "has_forks"
+    default_hint = 'Pass forks="erase" to erase them too.'
+
+
+class CallNotFound(SessionError):
+    """The session has no unresolved call of that id."""
+
+    code = "call_not_found"
+    call: str
+
+
+class SettleNotAllowed(SessionError):
+    """That decision is not possible in the call's state."""
+
+    code = "settle_not_allowed"
+    call: str
+
+
+class AlreadySettled(SessionError):
+    """Somebody decided otherwise before."""
+
+    code = "already_settled"
+    call: str
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+
+
+class LogError(PowerAgentError):
+    """The log refused a fact."""
+
+    code = "log"
+    session: str
+
+
+class IllegalMove(LogError):
+    """The fact does not follow from what is kept. Nothing was changed."""
+
+    code = "illegal_move"
+    kind: str
+    place: str
+
+
+class HeadMoved(LogError):
+    """Somebody else appended to the session first. Read the tail, fold it, decide again."""
+
+    code = "head_moved"
+    retryable = True
+    head: int
+
+
+class OwnershipLost(LogError):
+    """Another owner took the session over. Stop: nothing more is written in its name."""
+
+    code = "ownership_lost"
+    default_hint = "Open the session again; what this owner had not recorded is doubted."
+    epoch: int
+
+
+# -- the file, the disk, the version -----------------------------------------------------------------------------------
+
+
+class StoreError(PowerAgentError):
+    """The file, the disk or the version."""
+
+    code = "store"
+    path: str
+
+
+class StoreNotFound(StoreError):
+    """The directory is missing, or the path cannot be a store."""
+
+    code = "store_not_found"
+
+
+class StoreForeign(StoreError):
+    """The file is not ours. It was not touched."""
+
+    code = "store_foreign"
+    default_hint = "Choose another path for the store."
+
+
+class StoreNewer(StoreError):
+    """A newer power_agent wrote this. Nothing was written."""
+
+    code = "store_newer"
+    default_hint = "Upgrade power_agent."
+
+
+class StoreChanged(StoreError):
+    """Another process migrated the file while it was open here."""
+
+    code = "store_changed"
+    retryable = True
+    default_hint = "Open the store again."
+
+
+class StoreDamaged(StoreError):
+    """What is on disk is not what was kept."""
+
+    code = "store_damaged"
+    default_hint = "Restore the last backup into a new path, or verify to see how far the log is good."
+
+
+class StoreOnNetwork(StoreError):
+    """A write-ahead log cannot live on a network file system."""
+
+    code = "store_on_network"
+    default_hint = "Put the store on a local disk."
+
+
+class StoreReadOnly(StoreError):
+    """The file or its directory cannot be written."""
+
+    code = "store_read_only"
+    default_hint = "Check the owner and the mode of the file and of its directory."
+
+
+class StoreFull(StoreError):
+    """The disk is full. What was acknowledged before is kept."""
+
+    code = "store_full"
+    retryable = True
+    default_hint = "Free some space and resume."
+
+
+class StoreBusy(StoreError):
+    """Another process kept the file locked for too long."""
+
+    code = "store_busy"
+    retryable = True
+
+
+class StoreFailed(StoreError):
+    """The disk reported an error. Nothing more is written through this store: what it acknowledged before is kept."""
+
+    code = "store_failed"
+    default_hint = "Close the store, check the disk, open it again and resume."
+
+
+class StoreClosed(StoreError):
+    """The store was closed, or never opened."""
+
+    code = "store_closed"
+    default_hint = "Use it inside `async with`."
+
+
+class StoreForked(StoreError):
+    """This process is the child of a fork(): a database connection cannot be carried across."""
+
+    code = "store_forked"
+    default_hint = "Open a store of its own in the child."

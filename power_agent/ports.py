@@ -1,0 +1,290 @@
+"""Every socket in the wall: what the heart expects from the hands.
+
+An adapter is named after the outside thing it speaks to (`SQLiteStore`, `SystemClock`). Records are what a store keeps;
+facts are what it is asked to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+from pydantic import JsonValue
+
+from power_agent.events import Envelope, Recovery
+from power_agent.messages import AnswerPart, Call, ContentPart, Message, Usage
+from power_agent.word import Word, word
+
+Durability = Literal["full", "normal"]
+
+
+class Fact(NamedTuple):
+    """An event ready to be kept: its kind, its exact text, and what the store enforces uniqueness by."""
+
+    kind: str
+    at: int
+    body: str
+    call: str | None = None
+    key: str | None = None
+
+
+class Record(NamedTuple):
+    """A kept event as it lies on disk. `body` is None once erased; `digest` stands there in its place."""
+
+    position: int
+    session: str
+    seq: int
+    epoch: int
+    at: int
+    kind: str
+    body: str | None
+    digest: bytes | None
+    hash: bytes
+
+
+class SessionRow(NamedTuple):
+    """Where a session stands in the store, and who holds it until when."""
+
+    session: str
+    head: int
+    tip: bytes
+    epoch: int
+    owner: str | None
+    deadline: int
+    erased: bool = False
+    parent: str | None = None
+    base: int = 0
+
+
+class Place(NamedTuple):
+    """The seq and hash behind which a forked session begins; `holder` keeps the event at that seq."""
+
+    holder: str
+    seq: int
+
+
+@word(kw_only=True)
+class Append(Word):
+    """What one commit shall add to one session.
+
+    `head` is the last seq the writer knows. `epoch` is the owner's; None means a fact from outside, kept at whatever epoch
+    is current. `owner` is set where the commit takes ownership (`session.opened`, `owner.changed`). `hold_until` renews the
+    lease in the same commit, 0 releases it.
+    """
+
+    session: str
+    head: int
+    facts: Sequence[Fact]
+    salt: bytes
+    epoch: int | None = None
+    owner: str | None = None
+    hold_until: int | None = None
+    blobs: Mapping[str, bytes] | None = None
+    branch: Place | None = None
+
+
+class Kept(NamedTuple):
+    """What became of an `Append`: where the first fact stands and the hash of each."""
+
+    seq: int
+    epoch: int
+    position: int
+    hashes: tuple[bytes, ...]
+
+
+class Store(Protocol):
+    """Keeps facts: durable when it answers, in order, for ever.
+
+    `append` either keeps all facts of the request or none and raises: `HeadMoved`, `OwnershipLost`, `SessionBusy` (a
+    takeover came too early), `KeyConflict` (by key), `IllegalMove` (a second outcome), `SessionNotFound`, `SessionExists`,
+    `SessionErased`, or a `StoreError`. After `StoreFailed` nothing more is kept through this store.
+    """
+
+    @property
+    def lease_ms(self) -> int:
+        """How long a lease lasts."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    async def append(self, request: Append) -> Kept:
+        """Keep facts, all or none; durable when this returns."""
+        ...
+
+    async def read(self, session: str, *, after: int = 0, upto: int | None = None, limit: int | None = None, kinds: Collection[str] | None = None) -> list[Record]:
+        """Read kept events of a session and, for a fork, of its ancestors up to its place, in order."""
+        ...
+
+    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[Record]:
+        """Read kept events of all sessions in the order of their commits; the cursor is `position`."""
+        ...
+
+    async def find(self, session: str) -> SessionRow | None:
+        """Look a session up."""
+        ...
+
+    async def sessions(self, *, after: str = "", limit: int = 1000) -> list[SessionRow]:
+        """List sessions by id."""
+        ...
+
+    async def find_key(self, session: str, key: str) -> int | None:
+        """Return the seq of the input that has this key."""
+        ...
+
+    async def erase(self, request: Append) -> Kept:
+        """Append `session.erased` and destroy every body, key, blob and snapshot before it, in one commit."""
+        ...
+
+    async def blob(self, session: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        """Read (a part of) a blob that an event of the session, or of a fork's ancestor, refers to."""
+        ...
+
+    async def hold(self, session: str, epoch: int, owner: str) -> None:
+        """Keep the lease alive, without help of the event loop, until `release`."""
+        ...
+
+    async def release(self, session: str, epoch: int) -> None:
+        """Give the session up, so that the next owner need not wait."""
+        ...
+
+    def lost(self, session: str, epoch: int) -> bool:
+        """Say whether a lease that is held was found lost."""
+        ...
+
+    async def snapshot(self, session: str, fold: int) -> tuple[int, str] | None:
+        """Read the cached state that this version of the fold made: its seq and its text."""
+        ...
+
+    async def keep_snapshot(self, session: str, seq: int, fold: int, text: str) -> None:
+        """Cache a state. It may be dropped at any time."""
+        ...
+
+    async def backup(self, target: str) -> None:
+        """Write a consistent copy of the whole store to a new file."""
+        ...
+
+    def verify(self, session: str | None = None) -> AsyncIterator[str]:
+        """Recompute every hash; yield a sentence for each thing that is wrong."""
+        ...
+
+
+class Clock(Protocol):
+    """The time, and waiting for it."""
+
+    def now(self) -> int:
+        """Milliseconds of the wall clock since 1970, shared between processes."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds of a clock that never jumps, for durations."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class Chance(Protocol):
+    """Where new names and nonces come from."""
+
+    def session_id(self) -> str:
+        """Return a new session id."""
+        ...
+
+    def nonce(self) -> str:
+        """Return 128 random bits in hex."""
+        ...
+
+
+@word(kw_only=True)
+class ToolSpec(Word):
+    """A tool as the model is shown it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, JsonValue]
+
+
+@word(kw_only=True)
+class ModelRequest(Word):
+    """What a model is asked. A provider translates it; it holds nothing that is not in the log or the configuration."""
+
+    model: str
+    system: str | None
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    settings: Mapping[str, JsonValue] | None = None
+    max_output_tokens: int | None = None
+
+
+@word(kw_only=True)
+class ModelReply(Word):
+    """A whole answer."""
+
+    parts: tuple[AnswerPart, ...]
+    finish: Literal["stop", "calls", "length", "refused", "filtered", "other"] = "stop"
+    usage: Usage = Usage()
+    format: str | None = None
+    model: str | None = None
+
+
+Glimpse = Callable[[str, str], None]
+"""Called with the kind (`text`, `reasoning`, `arguments`) and a piece of an answer that is still on its way."""
+
+
+class Model(Protocol):
+    """Something that answers. It keeps nothing between requests."""
+
+    @property
+    def name(self) -> str:
+        """`provider:model`."""
+        ...
+
+    async def ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
+        """Answer, telling pieces on the way. Raises a typed error that says whether another attempt may help."""
+        ...
+
+
+class Tool(Protocol):
+    """Something the model may call."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """What the model is shown."""
+        ...
+
+    @property
+    def recovery(self) -> Recovery:
+        """What happens to a call found started without an outcome."""
+        ...
+
+    async def run(self, call: Call, context: Any) -> JsonValue | tuple[ContentPart, ...]:
+        """Do it. Raising means: it failed, and the model is told."""
+        ...
+
+
+class Listener(Protocol):
+    """Hears of what was kept, after the fact. It must not block; what it raises is logged and changes nothing."""
+
+    def __call__(self, kept: Envelope) -> None:
+        """Hear of one event."""
+        ...
+
+
+class DeadCheck(Protocol):
+    """Says whether an owner is known to be dead; False also when nobody can know."""
+
+    def __call__(self, owner: str, /) -> bool:
+        """Judge one owner."""
+        ...
+
+
+class Guard(Protocol):
+    """May refuse or change something before it happens. What it decides is kept."""
+
+    def __call__(self, subject: Any) -> Awaitable[Any]:
+        """Judge one subject."""
+        ...

@@ -1,0 +1,216 @@
+"""The only writer: check, keep, tell.
+
+    check   evolve first; a fact that does not follow is refused before anything is written
+    keep    one durable, fenced append; from here on a cancelled caller changes nothing
+    tell    listeners hear what was kept, and only that
+
+A caller that was cancelled, or told `HeadMoved`, no longer knows where the log stands: it calls `catch_up` and decides again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from power_agent import events as e
+from power_agent.chain import secret_of
+from power_agent.cleaning import Cleaner, check_id, clean
+from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionNotFound
+from power_agent.events import Envelope, Event
+from power_agent.hooks import Hooks
+from power_agent.ports import Append, Chance, Clock, DeadCheck, Fact, Place, Record, SessionRow, Store
+from power_agent.state import FOLD, SessionState, evolve, fold, freeze, thaw
+
+_log = logging.getLogger("power_agent")
+
+
+class Sink:
+    """Writes in the name of one owner. Everything the heart keeps goes through here."""
+
+    def __init__(
+        self, store: Store, clock: Clock, chance: Chance, owner: str, *, dead: DeadCheck | None = None, hooks: Hooks | None = None, cleaners: Sequence[Cleaner] = ()
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._chance = chance
+        self._owner = owner
+        self._dead = dead or (lambda _owner: False)
+        self._hooks = hooks or Hooks()
+        self._cleaners = tuple(cleaners)
+        self._told: dict[str, int] = {}
+
+    @property
+    def owner(self) -> str:
+        """In whose name is written."""
+        return self._owner
+
+    # -- sessions and who owns them ------------------------------------------------------------------------------------
+
+    async def open(
+        self, config: e.Config | None = None, session: str | None = None, *, metadata: Mapping[str, object] | None = None, parent: e.Parent | None = None
+    ) -> SessionState:
+        """Begin a session and own it; with `parent`, a fork of another one or a child that a call spawned."""
+        name = _session_id(session if session is not None else self._chance.session_id())
+        before, branch = SessionState(name), None
+        if parent is not None and parent.relation == "fork":
+            before = await self.load(parent.session, at=parent.seq)
+            holder = (await self._store.read(parent.session, after=parent.seq - 1, upto=parent.seq))[0].session
+            branch = Place(holder, parent.seq)
+        opened = e.SessionOpened(nonce=self._chance.nonce(), owner=self._owner, config=config or before.config, metadata=dict(metadata or {}), parent=parent)  # type: ignore[arg-type]
+        state = await self._written(before, name, (opened,), epoch=1, branch=branch)
+        await self._store.hold(name, 1, self._owner)
+        return state
+
+    async def claim(self, session: str) -> SessionState:
+        """Become the owner: at once when the lease is ours, was released, has run out, or its holder is proven dead.
+
+        What is returned was folded up to the event that made us the owner; nobody else can have written since.
+        """
+        while True:
+            row = await self._row(session)
+            state = await self.load(session)
+            if row.erased:
+                raise SessionErased(f"Session {session!r} was erased.", session=session)
+            if row.owner == self._owner:
+                await self._store.hold(session, row.epoch, self._owner)
+                return state
+            now = self._clock.now()
+            dead = row.deadline >= now and row.owner is not None and self._dead(row.owner)
+            if row.deadline >= now and not dead:
+                raise SessionBusy(f"Session {session!r} is held by {row.owner}.", session=session, owner=row.owner, deadline=row.deadline)
+            why: e.HandOver = "dead" if dead else "released" if row.deadline == 0 else "expired"
+            changed = e.OwnerChanged(owner=self._owner, previous=row.owner, why=why)
+            try:
+                state = await self._written(state, session, (changed,), epoch=state.epoch + 1)
+            except (HeadMoved, OwnershipLost):
+                continue  # somebody was quicker: look again
+            await self._store.hold(session, state.epoch, self._owner)
+            return state
+
+    async def release(self, state: SessionState) -> None:
+        """Give the session up, so that the next owner need not wait for the lease to run out."""
+        self._told.pop(state.session, None)
+        await self._store.release(state.session, state.epoch)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    async def record(self, state: SessionState, events: Sequence[Event], *, blobs: Mapping[str, bytes] | None = None, release: bool = False) -> SessionState:
+        """Keep facts as the owner, all or none; with `release` give the session up in the same commit."""
+        if self._store.lost(state.session, state.epoch):
+            raise OwnershipLost(f"Session {state.session!r} was taken over.", session=state.session, epoch=state.epoch)
+        return await self._written(state, state.session, events, epoch=state.epoch, blobs=blobs, release=release)
+
+    async def report(self, state: SessionState, events: Sequence[Event], *, blobs: Mapping[str, bytes] | None = None) -> SessionState:
+        """Keep facts from outside: whoever owns the session, at its current epoch and head."""
+        strange = [event.kind for event in events if event.kind not in e.FROM_OUTSIDE]
+        if strange:
+            raise IllegalMove(f"Only the owner of {state.session!r} may record {', '.join(strange)}.", session=state.session, kind=strange[0], place=state.place)
+        return await self._written(state, state.session, events, epoch=None, blobs=blobs)
+
+    async def erase(self, state: SessionState, reason: str, by: str | None = None) -> SessionState:
+        """Destroy the contents of a session, lawfully and visibly."""
+        return await self._written(state, state.session, (e.SessionErased(reason=reason, by=by),), epoch=state.epoch)
+
+    async def _written(
+        self,
+        state: SessionState,
+        name: str,
+        events: Sequence[Event],
+        *,
+        epoch: int | None,
+        blobs: Mapping[str, bytes] | None = None,
+        branch: Place | None = None,
+        release: bool = False,
+    ) -> SessionState:
+        if not events:
+            return state
+        at = self._clock.now()
+        ready = [clean(event, self._cleaners, state.config.limits.max_event_bytes) for event in events]
+        position = state.epoch if epoch is None else epoch
+        envelopes = [Envelope(name, state.seq + number, position, at, one.event, kind=one.event.kind) for number, one in enumerate(ready, 1)]
+        after = evolve(state, envelopes[0])
+        for envelope in envelopes[1:]:
+            after = evolve(after, envelope)
+        nonce = ready[0].event.nonce if isinstance(ready[0].event, e.SessionOpened) else state.nonce
+        request = Append(
+            session=name,
+            head=state.seq,
+            facts=[Fact(one.event.kind, at, one.body, e.call_of(one.event), _key(one.event)) for one in ready],
+            salt=secret_of(nonce),
+            epoch=epoch,
+            hold_until=None if epoch is None else 0 if release else at + self._store.lease_ms,
+            blobs=blobs,
+            branch=branch,
+        )
+        await asyncio.shield(asyncio.ensure_future(self._kept(request, envelopes)))
+        return after
+
+    async def _kept(self, request: Append, envelopes: list[Envelope]) -> None:
+        """Keep, then tell; runs to its end even when whoever asked has gone."""
+        erases = request.facts[-1].kind == "session.erased"
+        kept = await (self._store.erase(request) if erases else self._store.append(request))
+        self._tell(envelope._replace(hash=link, position=kept.position + number) for number, (envelope, link) in enumerate(zip(envelopes, kept.hashes, strict=True)))
+
+    def _tell(self, envelopes: Iterable[Envelope]) -> None:
+        for envelope in envelopes:
+            if envelope.seq > self._told.get(envelope.session, 0):
+                self._told[envelope.session] = envelope.seq
+                self._hooks.tell((envelope,))
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def load(self, session: str, *, at: int | None = None) -> SessionState:
+        """Fold a session, up to now or to any seq."""
+        await self._row(session)
+        state = await self._cached(session, at)
+        return fold(map(opened, await self._store.read(session, after=state.seq, upto=at)), state)
+
+    async def catch_up(self, state: SessionState) -> SessionState:
+        """Read what others have added, tell it, and return the state now."""
+        tail = [opened(record) for record in await self._store.read(state.session, after=state.seq)]
+        after = fold(tail, state)
+        self._tell(tail)
+        return after
+
+    async def snapshot(self, state: SessionState) -> None:
+        """Cache a state, so that loading it need not begin with the first event."""
+        tip = (await self._store.read(state.session, after=state.seq - 1, upto=state.seq))[0].hash
+        await self._store.keep_snapshot(state.session, state.seq, FOLD, freeze(state, tip))
+
+    async def _cached(self, session: str, at: int | None) -> SessionState:
+        found = await self._store.snapshot(session, FOLD)
+        if found is None or (at is not None and found[0] > at):
+            return SessionState(session)
+        seq, text = found
+        record = await self._store.read(session, after=seq - 1, upto=seq)
+        state = thaw(text, record[0].hash) if record else None
+        if state is None or (state.session, state.seq) != (session, seq):
+            _log.warning("The cached state of session %r does not fit its log and is not used.", session)
+            return SessionState(session)
+        return state
+
+    async def _row(self, session: str) -> SessionRow:
+        row = await self._store.find(_session_id(session))
+        if row is None:
+            raise SessionNotFound(f"There is no session {session!r}.", session=session)
+        return row
+
+
+def opened(record: Record) -> Envelope:
+    """Turn what lies on disk into an event and where it stands."""
+    event = e.decode(record.kind, record.body) if record.body is not None else None
+    return Envelope(record.session, record.seq, record.epoch, record.at, event, record.hash, record.position, record.kind)
+
+
+def _key(event: Event) -> str | None:
+    if not isinstance(event, e.InputReceived) or event.key is None:
+        return None
+    return check_id(event.key, "key")
+
+
+def _session_id(name: str) -> str:
+    try:
+        return check_id(name)
+    except InvalidInput as error:
+        raise InvalidSessionId(error.message, hint=error.hint) from None

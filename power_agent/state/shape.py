@@ -1,0 +1,318 @@
+"""What a state is made of. It holds what is active; the transcript is a view over a list shared by all states of one history,
+so that a step costs the same on the first turn and on the ten-thousandth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, GetCoreSchemaHandler, JsonValue
+from pydantic_core import CoreSchema, core_schema
+
+from power_agent.events import Config, Cut, Failure, Mode, ModelAnswered, Parent, Purpose, Recovery
+from power_agent.messages import AnswerPart, Call, ContentPart, Usage
+from power_agent.state.moves import RESOLVED, CallPlace, Place
+from power_agent.word import Word, word
+
+
+class Moving(Word):
+    """A frozen thing of which a changed copy is made often: `replace`, at a fifth of its cost."""
+
+    def moved(self, **changes: Any) -> Self:
+        """Return a copy with changes."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
+
+
+@word()
+class Outcome(Word):
+    """How a call ended. `touched`: it had been started, so it may have taken effect. `left`: it stayed behind in a parent."""
+
+    touched: bool = False
+    harmless: bool = False
+    left: bool = False
+    by: str | None = None
+    reason: str | None = None
+    output: JsonValue = None
+    parts: tuple[ContentPart, ...] | None = None
+    cut: Cut | None = None
+    failure: Failure | None = None
+
+
+@word(slots=False)
+class CallState(Moving):
+    """One call of the message that is being worked on."""
+
+    call: Call
+    place: CallPlace = "requested"
+    attempt: int = 0
+    rule: str | None = None
+    digest: str | None = None
+    deadline: int | None = None
+    external: bool = False
+    recovery: Recovery = "ask"
+    permitted_by: str | None = None
+    reason: str | None = None
+    process: str | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether it has its one outcome."""
+        return self.place in RESOLVED
+
+
+@word()
+class Said(Word):
+    """A person's words. `seq` is where the model was first shown them, `input` where they were received."""
+
+    seq: int
+    input: int
+    parts: tuple[ContentPart, ...]
+    entry: Literal["said"] = "said"
+
+
+@word()
+class Told(Word):
+    """The harness's words to the model."""
+
+    seq: int
+    text: str
+    entry: Literal["told"] = "told"
+
+
+@word()
+class Answered(Word):
+    """The model's words and calls."""
+
+    seq: int
+    parts: tuple[AnswerPart, ...]
+    format: str | None = None
+    entry: Literal["answered"] = "answered"
+
+
+@word()
+class Returned(Word):
+    """The outcomes of all calls of one answer, in the order of the calls. `first` is the seq of that answer."""
+
+    seq: int
+    first: int
+    calls: tuple[CallState, ...]
+    trimmed: Mapping[str, str] = field(default_factory=dict)
+    entry: Literal["returned"] = "returned"
+
+
+@word()
+class Summed(Word):
+    """A summary that stands for everything from `first` to `last`."""
+
+    seq: int
+    first: int
+    last: int
+    text: str
+    entry: Literal["summed"] = "summed"
+
+
+Entry = Annotated[Said | Told | Answered | Returned | Summed, Field(discriminator="entry")]
+
+
+class Transcript:
+    """An immutable sequence of entries that shares its list with the states before and after it.
+
+    Adding to the newest view appends in place; adding to an older one (a branch) copies once. Nobody ever sees an entry
+    beyond the length of their own view.
+    """
+
+    __slots__ = ("_items", "_length")
+
+    def __init__(self, items: Iterable[Entry] = ()) -> None:
+        self._items = list(items)
+        self._length = len(self._items)
+
+    def add(self, *entries: Entry) -> Transcript:
+        """Return a transcript with these at the end."""
+        items = self._items if len(self._items) == self._length else self._items[: self._length]
+        items.extend(entries)
+        longer = Transcript()
+        longer._items, longer._length = items, len(items)
+        return longer
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Entry]:
+        for index in range(self._length):
+            yield self._items[index]
+
+    def __getitem__(self, index: int) -> Entry:
+        if not -self._length <= index < self._length:
+            raise IndexError(index)
+        return self._items[index if index >= 0 else self._length + index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Transcript) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Transcript({list(self)!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let a snapshot hold it as a list."""
+        return core_schema.no_info_after_validator_function(
+            cls, handler(list[Entry]), serialization=core_schema.plain_serializer_function_ser_schema(list, return_schema=handler(list[Entry]))
+        )
+
+
+@word(slots=False)
+class Spent(Moving):
+    """What was used. `lost_…` is reserved for requests whose end nobody saw; `unpriced` counts answers of unknown cost."""
+
+    usage: Usage = Usage()
+    cost_nano_usd: int = 0
+    unpriced: int = 0
+    lost_tokens: int = 0
+    lost_cost_nano_usd: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens used and tokens that may have been."""
+        return self.usage.total + self.lost_tokens
+
+    def paid(self, answer: ModelAnswered) -> Spent:
+        """Add an answer."""
+        known = answer.cost_nano_usd is not None
+        return self.moved(
+            usage=self.usage + answer.usage,
+            cost_nano_usd=self.cost_nano_usd + (answer.cost_nano_usd or 0),
+            unpriced=self.unpriced + (not known),
+        )
+
+    def lost(self, request: Request) -> Spent:
+        """Add what a request reserved whose outcome will never be known."""
+        return self.moved(lost_tokens=self.lost_tokens + request.reserved_tokens, lost_cost_nano_usd=self.lost_cost_nano_usd + request.reserved_cost_nano_usd)
+
+
+@word()
+class Request(Word):
+    """A request to the model that was recorded and has no recorded end."""
+
+    seq: int
+    purpose: Purpose
+    round: int
+    attempt: int
+    reserved_tokens: int = 0
+    reserved_cost_nano_usd: int = 0
+
+
+@word()
+class Setback(Word):
+    """The last attempt failed. With `not_before` another one follows."""
+
+    purpose: Purpose
+    attempt: int
+    failure: Failure
+    retryable: bool
+    not_before: int | None
+
+
+@word()
+class Input(Word):
+    """An input nobody has taken yet."""
+
+    seq: int
+    mode: Mode
+    parts: tuple[ContentPart, ...]
+    key: str | None = None
+
+
+@word(slots=False)
+class Turn(Moving):
+    """The turn that is open. Rounds count answers asked for; `answered` says that the current round has its answer."""
+
+    number: int
+    seq: int
+    started_at: int
+    config: Config
+    inputs: tuple[int, ...] = ()
+    continues: int | None = None
+    round: int = 0
+    attempt: int = 0
+    answered: bool = True
+    rounds_before: int = 0
+    spent: Spent = Spent()
+
+
+@word()
+class LastTurn(Word):
+    """The turn that ended last. `forked`: it was open where this branch left its parent."""
+
+    number: int
+    status: Literal["completed", "cancelled", "limit", "failed", "forked"]
+    seq: int
+    rounds: int
+    spent: Spent
+    reason: str | None = None
+
+
+@word()
+class Cancel(Word):
+    """Somebody asked for the end of the turn."""
+
+    reason: str
+    by: str | None
+
+
+@word(slots=False)
+class SessionState(Moving):
+    """Everything that is active in a session: enough to decide the next step and to render what the model sees."""
+
+    session: str
+    seq: int = 0
+    epoch: int = 0
+    at: int = 0
+    owner: str | None = None
+    nonce: str = ""
+    config: Config = Config()
+    parent: Parent | None = None
+    closed: bool = False
+    hollow: bool = False
+    erased: bool = False
+    turns: int = 0
+    turn: Turn | None = None
+    last: LastTurn | None = None
+    parked: bool = False
+    inputs: tuple[Input, ...] = ()
+    notes: tuple[Told, ...] = ()
+    request: Request | None = None
+    setback: Setback | None = None
+    answer_seq: int = 0
+    calls: Mapping[str, CallState] = field(default_factory=dict)
+    cancel: Cancel | None = None
+    transcript: Transcript = field(default_factory=Transcript)
+    compacted_to: int = 0
+    spent: Spent = Spent()
+
+    @property
+    def place(self) -> Place:
+        """Where the session stands in the table of moves."""
+        if self.erased:
+            return "erased"
+        if self.hollow:
+            return "hollow"
+        if self.closed:
+            return "closed"
+        if self.request is not None:
+            return "asking" if self.request.purpose == "turn" else "summarising"
+        if self.turn is not None:
+            return "calling" if self.calls else "ready"
+        return "idle" if self.seq else "unborn"
+
+    @property
+    def unresolved(self) -> tuple[CallState, ...]:
+        """The calls without an outcome, in the order the model made them."""
+        return tuple(call for call in self.calls.values() if not call.resolved)

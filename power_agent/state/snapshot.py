@@ -1,0 +1,42 @@
+"""A state as text, so that loading a session need not begin with its first event. A cache: it may be thrown away at any time."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from power_agent.state.shape import SessionState
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FOLD = 1
+"""The version of the fold. Raise it when the same events would give another state: cached states of other versions are not used."""
+
+
+class Frozen(NamedTuple):
+    """A state and the hash of the event it ends with, which tells whether it belongs to the log it is found beside."""
+
+    tip: str
+    state: SessionState
+
+
+@cache
+def _adapter() -> TypeAdapter[Frozen]:
+    from pydantic import TypeAdapter  # noqa: PLC0415  built when first needed
+
+    return TypeAdapter(Frozen)
+
+
+def freeze(state: SessionState, tip: bytes) -> str:
+    """Write a state as text."""
+    return _adapter().dump_json(Frozen(tip.hex(), state)).decode()
+
+
+def thaw(text: str, tip: bytes) -> SessionState | None:
+    """Read a state back; None when it is unreadable or belongs to another history."""
+    try:
+        frozen = _adapter().validate_json(text)
+    except ValueError:
+        return None
+    return frozen.state if frozen.tip == tip.hex() else None

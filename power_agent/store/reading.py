@@ -1,0 +1,101 @@
+"""What is asked of the file, as functions in the database thread. A fork reads its ancestors up to its place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from power_agent.errors import SessionNotFound
+from power_agent.events import CODES, EVENTS
+from power_agent.ports import Record, SessionRow
+from power_agent.store.file import Log
+
+ROW = """SELECT session.name, session.head, session.tip, session.epoch, session.owner, session.deadline, session.erased, up.name, session.base
+FROM session LEFT JOIN session AS up ON up.id = session.parent """
+EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
+
+
+def find(db: Log, session: str) -> SessionRow | None:
+    """Look a session up."""
+    row = db.execute(ROW + "WHERE session.name = ?", (session,)).fetchone()
+    return _row(row) if row else None
+
+
+def sessions(db: Log, after: str, limit: int) -> list[SessionRow]:
+    """List sessions by id."""
+    return [_row(row) for row in db.execute(ROW + "WHERE session.name > ? ORDER BY session.name LIMIT ?", (after, limit))]
+
+
+def _row(row: tuple[Any, ...]) -> SessionRow:
+    name, head, tip, epoch, owner, deadline, erased, parent, base = row
+    return SessionRow(name, head, tip, epoch, owner, deadline, bool(erased), parent, base)
+
+
+def lineage(db: Log, session: str) -> list[tuple[int, str, int, int]]:
+    """Return, eldest first, whose events make up a session: (id, name, after, up to)."""
+    found: list[tuple[int, str, int, int]] = []
+    row = db.execute("SELECT id, name, base, head, parent FROM session WHERE name = ?", (session,)).fetchone()
+    if row is None:
+        raise SessionNotFound(f"There is no session {session!r}.", session=session)
+    while row is not None:
+        number, name, base, end, parent = row
+        found.append((number, name, base, end))
+        row = db.execute("SELECT id, name, base, ?, parent FROM session WHERE id = ?", (base, parent)).fetchone()
+    return found[::-1]
+
+
+def read(db: Log, session: str, after: int, upto: int | None, limit: int, kinds: Collection[str] | None) -> list[Record]:
+    """Read events of a session in order."""
+    records: list[Record] = []
+    sql = EVENT
+    if kinds is not None:
+        sql += f" AND kind IN ({','.join(str(EVENTS[kind].code) for kind in sorted(kinds))})"
+    for number, name, low, high in lineage(db, session):
+        first, last = max(after, low), high if upto is None else min(upto, high)
+        if first < last and len(records) < limit:
+            rows = db.execute(f"{sql} ORDER BY seq LIMIT ?", (number, first, last, limit - len(records)))
+            records += [Record(pos, name, seq, epoch, at, _kind(kind), body, digest, hashed) for pos, seq, epoch, at, kind, body, digest, hashed in rows]
+    return records
+
+
+def read_all(db: Log, after: int, limit: int) -> list[Record]:
+    """Read events of all sessions in the order of their commits."""
+    rows = db.execute(
+        "SELECT pos, name, seq, event.epoch, at, kind, body, digest, hash FROM event JOIN session ON session.id = event.session WHERE pos > ? ORDER BY pos LIMIT ?",
+        (after, limit),
+    )
+    return [Record(pos, name, seq, epoch, at, _kind(kind), body, digest, hashed) for pos, name, seq, epoch, at, kind, body, digest, hashed in rows]
+
+
+def _kind(code: int) -> str:
+    return CODES.get(code) or f"unknown.{code}"
+
+
+def find_key(db: Log, session: str, key: str) -> int | None:
+    """Return the seq of the input with this key. A fork has keys of its own."""
+    row = db.execute("SELECT seq FROM event WHERE session = (SELECT id FROM session WHERE name = ?) AND key = ?", (session, key)).fetchone()
+    return row[0] if row else None
+
+
+def blob(db: Log, session: str, digest: str, start: int, length: int | None) -> bytes | None:
+    """Read a part of a blob, of the session's own or of an ancestor's."""
+    for number, _, _, _ in lineage(db, session)[::-1]:
+        row = db.execute(
+            "SELECT substr(content, ?, ?) FROM blob WHERE session = ? AND hash = ?", (start + 1, -1 if length is None else length, number, bytes.fromhex(digest))
+        ).fetchone()
+        if row is not None:
+            return bytes(row[0])
+    return None
+
+
+def snapshot(db: Log, session: str, fold: int) -> tuple[int, str] | None:
+    """Read the cached state, if this version of the fold made it."""
+    row = db.execute("SELECT seq, body FROM snapshot WHERE session = (SELECT id FROM session WHERE name = ? AND erased = 0) AND fold = ?", (session, fold)).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def keep_snapshot(db: Log, session: str, seq: int, fold: int, text: str) -> None:
+    """Cache a state; never one that is ahead of the log."""
+    db.execute(
+        "INSERT OR REPLACE INTO snapshot (session, seq, fold, body) SELECT id, ?, ?, ? FROM session WHERE name = ? AND erased = 0 AND head >= ?", (seq, fold, text, session, seq)
+    )

@@ -1,0 +1,298 @@
+"""The SQLite store: one file, one database thread, one commit for everybody who waits at the same moment.
+
+Opening the same file twice from one event loop gives both the same writer. A writer whose disk failed stays failed: what it
+acknowledged is kept, and nothing is written after an error whose extent nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import aiosqlite
+
+from power_agent import errors
+from power_agent.clock import SystemClock
+from power_agent.limits import COMMITS_PER_CHECKPOINT, LEASE_SECONDS, LOCK_SECONDS, READ_CHUNK_EVENTS
+from power_agent.ports import Append, Clock, Durability, Kept, Record, SessionRow
+from power_agent.store import reading
+from power_agent.store.backup import backup
+from power_agent.store.commit import Answer, commit
+from power_agent.store.file import Log, checkpoint, open_log, prepare, translated
+from power_agent.store.lease import LeaseKeeper
+from power_agent.store.verify import check_chain, check_file
+
+_log = logging.getLogger("power_agent.store")
+T = TypeVar("T")
+
+
+class _Writer:
+    """What all stores of one file in one event loop share: the connection, the queue, the leases."""
+
+    open: dict[tuple[object, ...], _Writer] = {}  # noqa: RUF012  the register of this process
+
+    def __init__(self, path: str, durability: Durability, clock: Clock, lease_ms: int) -> None:
+        self.path = path
+        self.durability = durability
+        self.users = 0
+        self.failed: errors.StoreError | None = None
+        self.leases = LeaseKeeper(path, clock, lease_ms)
+        self._pid = os.getpid()
+        self._ready: asyncio.Task[None] | None = None
+        self._db: aiosqlite.Connection | None = None
+        self._waiting: list[tuple[Append, asyncio.Future[Answer]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._commits = 0
+
+    async def ready(self) -> None:
+        """Open the file, once for all who wait for it."""
+        if self._ready is None:
+            self._ready = asyncio.create_task(self._open())
+        await asyncio.shield(self._ready)
+
+    async def _open(self) -> None:
+        db = aiosqlite.Connection(partial(open_log, self.path, self.durability), 64)
+        db._thread.daemon = True  # noqa: SLF001  a store that nobody closed must not keep the process from ending
+        self._db = await db
+
+    async def close(self) -> None:
+        """Let everything that waits be kept, then close."""
+        while self._flushing is not None and not self._flushing.done():
+            await asyncio.wait([self._flushing])
+        db, self._db = self._db, None
+        await asyncio.to_thread(self.leases.close)
+        if db is not None:
+            await db.close()
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """Run a function of the connection in the database thread."""
+        if os.getpid() != self._pid:
+            raise errors.StoreForked(f"{self.path} was opened before this process was forked off.", path=self.path)
+        if self._db is None:
+            raise errors.StoreClosed(f"{self.path} is not open.", path=self.path)
+        with translated(self.path):
+            return cast("T", await self._db.execute_fetchall(cast("str", work), cast("Any", args)))
+
+    async def append(self, request: Append) -> Kept:
+        """Queue a request for the next commit and wait for it. Cancelling the wait does not recall the request."""
+        if self.failed is not None:
+            raise errors.StoreFailed(f"{self.path} failed before: {self.failed.message}", path=self.path)
+        if self._db is None or os.getpid() != self._pid:
+            await self.run(lambda _: None)  # says why not
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, answer))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+        kept = await asyncio.shield(answer)
+        if isinstance(kept, errors.PowerAgentError):
+            raise kept.with_traceback(None)
+        return kept
+
+    async def _flush(self) -> None:
+        """Commit whatever waits, together, until nothing does."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            answers: list[Answer]
+            try:
+                answers = await self.run(commit, [request for request, _ in batch])
+            except errors.PowerAgentError as error:
+                answers = [error] * len(batch)
+            except BaseException:
+                for _, waiter in batch:
+                    waiter.cancel()
+                raise
+            self._remember_failure(answers)
+            for (_, waiter), answer in zip(batch, answers, strict=True):
+                if not waiter.done():
+                    waiter.set_result(answer)
+            await self._maybe_checkpoint()
+
+    def _remember_failure(self, answers: list[Answer]) -> None:
+        """After an error of the disk nobody knows what is on it: write nothing more."""
+        self.failed = self.failed or next((one for one in answers if isinstance(one, errors.StoreFailed | errors.StoreDamaged)), None)
+
+    async def _maybe_checkpoint(self) -> None:
+        self._commits += 1
+        if self._commits >= COMMITS_PER_CHECKPOINT:
+            self._commits = 0
+            try:
+                await self.run(checkpoint)
+            except errors.StoreError as error:
+                _log.warning("A checkpoint of %s failed: %s", self.path, error)
+
+
+class SQLiteStore:
+    """Keeps the log in one SQLite file, or in `":memory:"` for tests.
+
+    `durability="full"` survives power loss, `"normal"` only the death of the process. Use it inside `async with`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "full", clock: Clock | None = None, lease_seconds: float = LEASE_SECONDS) -> None:
+        if durability not in {"full", "normal"}:
+            raise errors.InvalidInput(f"There is no durability {durability!r}.", hint='Use "full" or "normal".')
+        self._path = os.fspath(path)
+        if self._path != ":memory:":
+            self._path = str(Path(self._path).expanduser().absolute())
+        self._durability: Durability = durability
+        self._clock = clock or SystemClock()
+        self._lease_ms = round(lease_seconds * 1000)
+        self._writer: _Writer | None = None
+        self._key: tuple[object, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({self._path!r})"
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return self._path
+
+    @property
+    def lease_ms(self) -> int:
+        """How long a lease lasts."""
+        return self._lease_ms
+
+    async def __aenter__(self) -> Self:
+        if self._writer is not None:
+            raise errors.StoreError(f"{self._path} is open already.", path=self._path)
+        writer = self._find_writer()
+        writer.users += 1
+        self._writer = writer
+        try:
+            await writer.ready()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    def _find_writer(self) -> _Writer:
+        make = partial(_Writer, self._path, self._durability, self._clock, self._lease_ms)
+        if self._path == ":memory:":
+            self._key = (id(self),)
+            return make()
+        self._key = (os.getpid(), id(asyncio.get_running_loop()), *prepare(self._path))
+        writer = _Writer.open.setdefault(self._key, make())
+        if writer.durability != self._durability:
+            raise errors.InvalidInput(f"{self._path} is open with durability={writer.durability!r} already.", hint="Use the same durability everywhere in one process.")
+        return writer
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.users -= 1
+        if writer.users == 0:
+            _Writer.open.pop(self._key, None)
+            await asyncio.shield(asyncio.ensure_future(writer.close()))
+
+    def _opened(self) -> _Writer:
+        if self._writer is None:
+            raise errors.StoreClosed(f"{self._path} is not open.", path=self._path)
+        return self._writer
+
+    async def append(self, request: Append) -> Kept:
+        """Keep facts, all or none; durable when this returns."""
+        writer = self._opened()
+        kept = await writer.append(request)
+        if request.hold_until == 0:
+            writer.leases.let_go(request.session, kept.epoch)
+        return kept
+
+    async def erase(self, request: Append) -> Kept:
+        """Append `session.erased`, destroy what it covers, and leave nothing of it in the write-ahead log."""
+        kept = await self.append(request)
+        await self._opened().run(partial(checkpoint, truncate=True, seconds=LOCK_SECONDS))
+        return kept
+
+    async def read(self, session: str, *, after: int = 0, upto: int | None = None, limit: int | None = None, kinds: Collection[str] | None = None) -> list[Record]:
+        """Read kept events of a session, chunk by chunk, so that commits find room in between."""
+        records: list[Record] = []
+        left = limit if limit is not None else -1
+        while left:
+            size = READ_CHUNK_EVENTS if left < 0 else min(left, READ_CHUNK_EVENTS)
+            chunk = await self._opened().run(reading.read, session, after, upto, size, kinds)
+            records += chunk
+            if len(chunk) < size:
+                break
+            after, left = chunk[-1].seq, left - size if left > 0 else left
+        return records
+
+    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[Record]:
+        """Read kept events of all sessions in the order of their commits."""
+        return await self._opened().run(reading.read_all, after, limit)
+
+    async def find(self, session: str) -> SessionRow | None:
+        """Look a session up."""
+        return await self._opened().run(reading.find, session)
+
+    async def sessions(self, *, after: str = "", limit: int = 1000) -> list[SessionRow]:
+        """List sessions by id."""
+        return await self._opened().run(reading.sessions, after, limit)
+
+    async def find_key(self, session: str, key: str) -> int | None:
+        """Return the seq of the input that has this key."""
+        return await self._opened().run(reading.find_key, session, key)
+
+    async def blob(self, session: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        """Read (a part of) a blob of the session or of a fork's ancestor."""
+        return await self._opened().run(reading.blob, session, digest, start, length)
+
+    async def hold(self, session: str, epoch: int, owner: str) -> None:
+        """Keep the lease alive from a thread of the store's own."""
+        self._opened().leases.hold(session, epoch, owner)
+
+    async def release(self, session: str, epoch: int) -> None:
+        """Give the session up, so that the next owner need not wait."""
+        writer = self._opened()
+        writer.leases.let_go(session, epoch)
+        await writer.run(lambda db: db.execute("UPDATE session SET deadline = 0 WHERE name = ? AND epoch = ?", (session, epoch)) and None)
+
+    def lost(self, session: str, epoch: int) -> bool:
+        """Say whether a held lease was found to be somebody else's."""
+        return self._opened().leases.lost(session, epoch)
+
+    async def snapshot(self, session: str, fold: int) -> tuple[int, str] | None:
+        """Read the cached state that this version of the fold made."""
+        return await self._opened().run(reading.snapshot, session, fold)
+
+    async def keep_snapshot(self, session: str, seq: int, fold: int, text: str) -> None:
+        """Cache a state. It may be dropped at any time."""
+        await self._opened().run(reading.keep_snapshot, session, seq, fold, text)
+
+    async def backup(self, target: str) -> None:
+        """Write a consistent copy of the whole store to a new file."""
+        self._opened()
+        if self._path == ":memory:":
+            await self._opened().run(backup, self._path, target)
+            return
+        await asyncio.to_thread(_backup_apart, self._path, target)
+
+    async def verify(self, session: str | None = None) -> AsyncIterator[str]:
+        """Recompute everything; yield a sentence for each thing that is wrong."""
+        if session is None:
+            for wrong in await self._opened().run(check_file):
+                yield wrong
+        after = ""
+        names = [session] if session is not None else [row.session for row in await self.sessions()]
+        while names:
+            for name in names:
+                async for wrong in check_chain(self, name):
+                    yield wrong
+            after = names[-1]
+            names = [] if session is not None else [row.session for row in await self.sessions(after=after)]
+
+
+def _backup_apart(path: str, target: str) -> None:
+    """Copy over a connection of its own, so that commits go on meanwhile."""
+    with translated(path), contextlib.closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=LOCK_SECONDS, factory=Log)) as db:
+        db.path = path
+        db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+        backup(db, path, target)

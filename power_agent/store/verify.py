@@ -1,0 +1,104 @@
+"""Is what is on disk what was kept? The file's own check, the guards, the chain of hashes, and every move once more.
+
+The chain proves order and bytes against a tip that is kept elsewhere. Alone it cannot show that the end of the log was cut off or
+that the whole file was written anew by somebody who knows how.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+
+from power_agent.chain import UNSALTED, digest_of, link, secret_of
+from power_agent.errors import PowerAgentError
+from power_agent.events import Envelope, SessionOpened, decode
+from power_agent.ports import Record, Store
+from power_agent.state import SessionState, evolve
+from power_agent.store.file import Log
+from power_agent.store.migrate import migrate
+
+CHUNK = 1_000
+
+
+def check_file(db: Log) -> list[str]:
+    """Let SQLite check the file, compare its tables and guards with what the migrations make, and the columns with the bodies."""
+    wrong = [f"SQLite's check of the file: {row[0]}." for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    wrong += _schema(db)
+    columns = """SELECT session.name, seq FROM event LEFT JOIN session ON session.id = event.session
+        WHERE body IS NOT NULL AND json_valid(body) AND ((kind BETWEEN 30 AND 39 AND call IS NOT body ->> '$.call') OR (kind = 10 AND key IS NOT body ->> '$.key'))"""
+    wrong += [f"Session {name!r}, event {seq}: its call or key is not the one in its body." for name, seq in db.execute(columns)]
+    strays = "SELECT count(*) FROM event WHERE session NOT IN (SELECT id FROM session)"
+    if count := db.execute(strays).fetchone()[0]:
+        wrong.append(f"{count} events belong to no session.")
+    count, last = db.execute("SELECT count(*), coalesce(max(pos), 0) FROM event").fetchone()
+    if count != last:
+        wrong.append(f"{last} positions were given, but {count} events are there.")
+    return wrong
+
+
+def _schema(db: Log) -> list[str]:
+    sql = "SELECT type || ' ' || name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+    model = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(model, ":memory:")
+    expected = dict(model.execute(sql).fetchall())
+    model.close()
+    found = dict(db.execute(sql).fetchall())
+    return [f"The {name} is {'missing' if name not in found else 'not the one that belongs here'}." for name in expected if found.get(name) != expected[name]]
+
+
+async def check_chain(store: Store, session: str) -> AsyncIterator[str]:
+    """Recompute the chain of one session and fold it."""
+    row = await store.find(session)
+    if row is None:
+        yield f"There is no session {session!r}."
+        return
+    reader = _Reader(row.base)
+    while True:
+        records = await store.read(session, after=reader.state.seq, limit=CHUNK)
+        for record in records:
+            wrong = reader.take(record)
+            if wrong:
+                yield f"Session {session!r}, event {record.seq}: {wrong}"
+                return
+        if len(records) < CHUNK:
+            break
+    if (reader.state.seq, reader.tip) != (row.head, row.tip):
+        after = await store.find(session)
+        if after == row:
+            yield f"Session {session!r} ends with event {reader.state.seq}, but its row says {row.head}."
+    if row.erased and not reader.state.erased:
+        yield f"Session {session!r} is marked as erased, but no event says so."
+
+
+class _Reader:
+    """Walks one session from its first event, with what is needed to judge the next."""
+
+    def __init__(self, base: int) -> None:
+        self.state = SessionState("")
+        self.tip = b""
+        self._base = base
+        self._session = ""
+        self._secret = UNSALTED
+        self._hollow = False
+
+    def take(self, record: Record) -> str | None:
+        """Judge one event; return what is wrong with it."""
+        try:
+            event = decode(record.kind, record.body) if record.body is not None else None
+            if record.session != self._session:
+                self._session, self._hollow = record.session, event is None
+                self._secret = secret_of(event.nonce) if isinstance(event, SessionOpened) else UNSALTED
+            digest = record.digest
+            if record.body is not None:
+                digest = digest_of(UNSALTED if record.kind == "session.erased" else self._secret, record.seq, record.body)
+            if digest is None:
+                return "its body is gone and has left no digest."
+            expected = link(self.tip, record.session, record.seq, record.epoch, record.at, record.kind, digest)
+            if expected != record.hash:
+                return "its hash does not follow from the events before it."
+            self.tip = expected
+            self.state = evolve(self.state, Envelope(record.session, record.seq, record.epoch, record.at, event, kind=record.kind))
+        except (PowerAgentError, json.JSONDecodeError) as error:
+            return str(error)
+        return None

@@ -1,0 +1,61 @@
+"""The house as it is drawn is the house as it stands."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import power_agent
+
+PACKAGE = Path(power_agent.__file__).parent
+ROOT = PACKAGE.parent
+HEAVY = {"httpx", "tiktoken", "tenacity", "typer", "rich", "mcp", "requests", "prompt_toolkit"}
+
+
+def rooms() -> set[str]:
+    """Every file with code in it, and every apartment."""
+    files = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")}
+    return {path.name for path in files if path.name != "__init__.py" and path.parts[0] not in {"testing", "cli"}} | {f"{path.parts[0]}/" for path in files if len(path.parts) > 1}
+
+
+def test_drawing_names_every_room():
+    """power_agent/README.md draws each room once, and none that is not there."""
+    drawing = (PACKAGE / "README.md").read_text(encoding="utf-8").split("```")[1]
+    words = {word.strip("·(),") for word in drawing.split()}
+    drawn = {word for word in words if word.endswith((".py", "/")) and word != "__init__.py"}
+    assert drawn == rooms()
+
+
+def test_front_door_opens_to_what_it_lists():
+    """Every public name is there, sorted, and nothing else is public."""
+    assert power_agent.__all__ == sorted(power_agent.__all__)
+    module = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in module.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported | {"__version__"} == set(power_agent.__all__)
+    assert all(hasattr(power_agent, name) for name in power_agent.__all__)
+
+
+def test_importing_loads_nothing_heavy():
+    """`import power_agent` brings no HTTP client, tokenizer or terminal library, and builds no schema."""
+    script = "import sys, power_agent, power_agent.events as e; print(*sys.modules); assert e._tongue.cache_info().currsize == 0"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert not HEAVY & set(loaded)
+    assert {"power_agent", "aiosqlite", "pydantic"} <= set(loaded)
+
+
+def test_help_needs_no_database():
+    """`power-agent --help` loads neither the store nor pydantic's schemas of it."""
+    script = "import sys; from power_agent.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stderr.split()
+    assert not HEAVY & set(loaded)
+
+
+def test_top_level_is_what_was_asked_for():
+    """The repository's top level holds what its users were promised."""
+    expected = {"pyproject.toml", "power_agent", "tests", "migrations", "examples", "README.md", "LICENSE", "CHANGELOG.md"}
+    assert expected <= {path.name for path in ROOT.iterdir()}
+
+
+def test_types_are_shipped():
+    """The package says that it is typed."""
+    assert (PACKAGE / "py.typed").is_file()
