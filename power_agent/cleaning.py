@@ -31,10 +31,10 @@ class Clean(NamedTuple):
 def clean(event: Event, cleaners: Sequence[Cleaner] = (), max_bytes: int | None = None) -> Clean:
     """Return what will be kept, or raise `InvalidInput` and say why it cannot be."""
     for cleaner in cleaners:
-        event = _mapped(event, cleaner)
+        event = _cleaned(event, cleaner)
     body = _encoded(event)
     if body is None or "\U0010fffd" in body:
-        event = _mapped(event, clean_text)
+        event = _cleaned(event, clean_text)
         body = _encoded(event)
         if body is None:
             raise InvalidInput(f"A {event.kind} event holds text that is not Unicode.")
@@ -74,7 +74,17 @@ def _refuse_constants(kind: str, body: str) -> None:
     def refuse(constant: str) -> None:
         raise InvalidInput(f"A {kind} event holds {constant}, which is not JSON.", hint="Replace it by null or a string.")
 
-    json.loads(body, parse_constant=refuse)
+    try:
+        json.loads(body, parse_constant=refuse)
+    except ValueError as error:
+        raise InvalidInput(f"A {kind} event cannot be kept: {error}") from error
+
+
+def _cleaned(event: Event, change: Cleaner) -> Event:
+    try:
+        return _mapped(event, change)  # type: ignore[no-any-return]
+    except RecursionError:
+        raise InvalidInput(f"A {event.kind} event is nested too deeply.") from None
 
 
 def _mapped(value: Any, change: Cleaner) -> Any:

@@ -63,8 +63,9 @@ class _Ids:
     def give(self, call: Call) -> str:
         wanted = call.provider_id or ""
         name = wanted if _LEGAL_ID.fullmatch(wanted) and wanted not in self._taken else call.id
+        ours, more = name, 1
         while name in self._taken:
-            name += "_"
+            name, more = f"{ours}_{more}", more + 1
         self._taken.add(name)
         self._names[call.id] = name
         return name
@@ -109,13 +110,13 @@ def _sentence(call: CallState, outcome: Outcome) -> str:
         return DENIED.format(by=by, reason=reason)
     if call.place == "aborted":
         return (ABORTED_AFTER if outcome.touched else ABORTED_BEFORE).format(by=by, reason=reason)
-    said = _cut(outcome) or (outcome.failure.message if outcome.failure else "It failed.")
+    said = _cut(outcome) or (outcome.failure and outcome.failure.message) or "It failed."
     return said if outcome.harmless or not outcome.touched else f"{said} {MAY_HAVE_HAPPENED}"
 
 
 def _value(outcome: Outcome) -> tuple[ContentPart, ...]:
     if outcome.cut is not None:
-        return (Text(_cut(outcome)),)
+        return (Text(_cut(outcome)), *(outcome.parts or ()))
     if outcome.parts is not None:
         shown = tuple(part for part in outcome.parts if isinstance(part, Attachment) or part.text)
         return shown or (Text(NO_OUTPUT),)
@@ -141,6 +142,6 @@ def cut_places(state: SessionState) -> tuple[int, ...]:
         answered_later = position + 1 < len(entries) and isinstance(entries[position + 1], Returned)
         same_moment = position + 1 < len(entries) and entries[position + 1].seq == entry.seq
         unresolved = isinstance(entry, Answered) and bool(state.calls) and entry.seq == state.answer_seq
-        if not (answered_later or same_moment or unresolved or isinstance(entry, Summed)):
+        if entry.seq > state.compacted_to and not (answered_later or same_moment or unresolved or isinstance(entry, Summed)):
             places.append(entry.seq)
     return tuple(places)

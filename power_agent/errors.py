@@ -14,6 +14,9 @@
     │   ├─ IllegalMove          the fact does not follow from what is kept
     │   ├─ HeadMoved            somebody appended; read the tail and decide again
     │   └─ OwnershipLost        a new owner took the session; stop
+    ├─ ToolError                what a tool was asked for, or gave back, cannot be used
+    │   └─ BadArguments
+    ├─ ModelError               the model did not answer; `retryable` says whether another attempt may help
     └─ StoreError               the file, the disk, the version
         ├─ StoreNotFound  StoreForeign  StoreNewer  StoreChanged  StoreDamaged
         ├─ StoreOnNetwork  StoreReadOnly  StoreFull  StoreBusy
@@ -32,7 +35,7 @@ class PowerAgentError(Exception):
     """The root: has a stable `code`, a message, a `hint`, and says whether trying again may help (`retryable`)."""
 
     code: ClassVar[str] = "power_agent"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str | None = None, **fields: Any) -> None:
@@ -230,6 +233,36 @@ class OwnershipLost(LogError):
     epoch: int
 
 
+# -- tools and models --------------------------------------------------------------------------------------------------
+
+
+class ToolError(PowerAgentError):
+    """What a tool was asked for, or gave back, cannot be used."""
+
+    code = "tool"
+    tool: str
+
+
+class BadArguments(ToolError):
+    """The model's arguments do not fit the tool's parameters. The tool was not run."""
+
+    code = "bad_arguments"
+
+
+class ModelError(PowerAgentError):
+    """The model did not answer. Adapters raise it with `retryable=` and, where the server said so, `retry_after` seconds."""
+
+    code = "model"
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False, retry_after: float | None = None, **fields: Any) -> None:
+        super().__init__(message, hint=hint, **fields)
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable, "retry_after": self.retry_after})
+
+
 # -- the file, the disk, the version -----------------------------------------------------------------------------------
 
 
@@ -322,4 +355,4 @@ class StoreForked(StoreError):
     """This process is the child of a fork(): a database connection cannot be carried across."""
 
     code = "store_forked"
-    default_hint = "Open a store of its own in the child."
+    default_hint = "Start the child anew instead (spawn, subprocess), or open the store after the fork only."

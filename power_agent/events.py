@@ -121,11 +121,12 @@ class SessionOpened(Event):
 
 @word(kw_only=True)
 class SessionConfigured(Event):
-    """What the next turn runs with. An open turn is not touched."""
+    """What the next turn runs with, or the session's title. An open turn is not touched; None changes nothing."""
 
     kind: ClassVar = "session.configured"
     code: ClassVar = 2
-    config: Config
+    config: Config | None = None
+    title: str | None = None
     by: str | None = None
 
 
@@ -308,25 +309,27 @@ class CallEvent(Event):
 
 @word(kw_only=True)
 class CallApprovalAsked(CallEvent):
-    """A person is asked. `digest` covers exactly what will run. An external call waits for its result instead."""
+    """A person is asked `question`. `digest` covers exactly what will run. An external call waits for its result instead."""
 
     kind: ClassVar = "call.approval_asked"
     code: ClassVar = 30
     rule: str
     digest: str
+    question: str | None = None
     deadline: int | None = None
     external: bool = False
 
 
 @word(kw_only=True)
 class CallApproved(CallEvent):
-    """A person allowed exactly what the digest covers, once."""
+    """A person allowed exactly what the digest covers, once; `rule` is the one that an "always" made."""
 
     kind: ClassVar = "call.approved"
     code: ClassVar = 31
     digest: str
     by: str
     reason: str | None = None
+    rule: str | None = None
 
 
 @word(kw_only=True)
@@ -518,9 +521,11 @@ def decode(kind: str, body: str) -> Event:
     if EVENTS[kind].version > 1 or body.startswith('{"v":'):
         return _lifted(kind, body)
     try:
-        event: Event = validator.validate_json(body)
+        event: Event | None = validator.validate_json(body)
     except ValueError as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
+    if event is None:  # the adapter's union would take it
+        raise StoreDamaged(f"A {kind} event cannot be read: it is null.", kind=kind)
     return event
 
 
@@ -530,12 +535,14 @@ def _lifted(kind: str, body: str) -> Event:
     try:
         data = json.loads(body)
         version, current = data.pop("v", 1), EVENTS[kind].version
+        if type(version) is not int:
+            raise StoreDamaged(f"A {kind} event cannot be read: its version is {version!r}.", kind=kind)
         if version > current:
             raise StoreNewer(f"The log holds a {kind} event of version {version}; this is version {current}.", kind=kind)
         for step in range(version, current):
             data = LIFTERS[kind, step](data)
         event: Event = _tongue(kind)[0].validate_json(json.dumps(data))
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
     return event
 

@@ -55,3 +55,19 @@ READ_CHUNK_EVENTS = 2_000
 """Events read per visit to the database thread: long reads leave room for commits in between."""
 MAX_BACKOFF_SECONDS = 3_600
 """The longest wait between two attempts, whatever a server asks for or a clock that jumped pretends."""
+MAX_LIVE_STATES = 1_000
+"""States of idle sessions a loop keeps in memory, so that the next input need not read the log again."""
+MAX_MODEL_ATTEMPTS = 6
+"""Attempts of one request to a model before the turn fails: with growing waits about two minutes of trouble are sat out."""
+FIRST_BACKOFF_SECONDS = 0.5
+"""The wait after a first failed attempt, doubled each time, with jitter so that many sessions do not come back at once."""
+CANCEL_GRACE_SECONDS = 2.0
+"""How long a running tool may go on after it was told that the turn is cancelled, before it is stopped."""
+STOP_SECONDS = 5.0
+"""How long stopped work is waited for, so that its end can be recorded, before it is left behind."""
+PROBE_SECONDS = 30.0
+"""How long a probe may take to find out whether a call happened."""
+LOOK_SECONDS = 0.25
+"""How often an owner that waits for a model or a tool looks whether somebody asked it to stop: one look costs one row."""
+EFFECT_MARGIN = 0.5
+"""Share of the lease that must be left when an effect starts; below it the owner makes sure that it still is one."""

@@ -121,16 +121,18 @@ def _with_calls(state: SessionState, now: int, facts: Facts) -> Step:
         step = RunCalls(ready, doubt, expired)
     if step != RunCalls():
         return step
-    if facts.running:
-        return Wait("running", _ids(call for call in calls if call.call.id in facts.running), _earliest(calls))
-    return Wait("person", _ids(calls), _earliest(calls))
+    running = _ids(call for call in calls if call.call.id in facts.running)
+    if running:
+        return Wait("running", running, earliest_deadline(calls))
+    return Wait("person", _ids(calls), earliest_deadline(calls))
 
 
 def _ids(calls: object) -> tuple[str, ...]:
     return tuple(call.call.id for call in calls)  # type: ignore[attr-defined]
 
 
-def _earliest(calls: tuple[CallState, ...]) -> int | None:
+def earliest_deadline(calls: tuple[CallState, ...]) -> int | None:
+    """Return when the first of these calls has waited long enough for a person."""
     return min((call.deadline for call in calls if call.place == "waiting" and call.deadline is not None), default=None)
 
 
@@ -143,8 +145,8 @@ def _with_model(state: SessionState, turn: Turn, now: int, facts: Facts) -> Step
     if setback is not None and setback.not_before is None and setback.purpose == "turn":
         return EndTurn(turn.number, "failed", setback.failure.code)
     if setback is not None and setback.not_before is not None:
-        until = min(setback.not_before, state.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
-        if state.at - MAX_BACKOFF_SECONDS * 1000 <= now < until:
+        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
+        if setback.at - MAX_BACKOFF_SECONDS * 1000 <= now < until:
             return Wait("backoff", until=until)
     reached = _limit(state, turn, now)
     if reached is not None:
@@ -164,14 +166,15 @@ def _too_long(turn: Turn, facts: Facts) -> bool:
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:
     """Name the limit that the next request would break."""
     limits = turn.config.limits
+    spent, all_spent = (turn.spent, state.spent) if state.request is None else (turn.spent.lost(state.request), state.spent.lost(state.request))
     rounds = turn.rounds_before + turn.round
     nano = 1_000_000_000
     bounds: tuple[tuple[str, float, float | None], ...] = (
         ("max_rounds_per_turn", rounds if turn.answered else 0, limits.max_rounds_per_turn),
-        ("max_tokens_per_turn", turn.spent.tokens, limits.max_tokens_per_turn),
-        ("max_tokens_per_session", state.spent.tokens, limits.max_tokens_per_session),
-        ("max_cost_usd_per_turn", (turn.spent.cost_nano_usd + turn.spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_turn),
-        ("max_cost_usd_per_session", (state.spent.cost_nano_usd + state.spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_session),
-        ("max_turn_seconds", (now - turn.started_at) / 1000, limits.max_turn_seconds),
+        ("max_tokens_per_turn", spent.tokens, limits.max_tokens_per_turn),
+        ("max_tokens_per_session", all_spent.tokens, limits.max_tokens_per_session),
+        ("max_cost_usd_per_turn", (spent.cost_nano_usd + spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_turn),
+        ("max_cost_usd_per_session", (all_spent.cost_nano_usd + all_spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_session),
+        ("max_turn_seconds", (turn.ms_before + now - turn.started_at) / 1000, limits.max_turn_seconds),
     )
     return next((name for name, value, bound in bounds if bound is not None and value >= bound), None)

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
-from power_agent.events import Envelope, Recovery
-from power_agent.messages import AnswerPart, Call, ContentPart, Message, Usage
+from power_agent.events import Envelope, Finish, Recovery, ToolRef
+from power_agent.messages import AnswerPart, Message, Usage
 from power_agent.word import Word, word
 
 Durability = Literal["full", "normal"]
@@ -69,7 +69,7 @@ class Append(Word):
     """What one commit shall add to one session.
 
     `head` is the last seq the writer knows. `epoch` is the owner's; None means a fact from outside, kept at whatever epoch
-    is current. `owner` is set where the commit takes ownership (`session.opened`, `owner.changed`). `hold_until` renews the
+    is current; the events that take ownership (`session.opened`, `owner.changed`) name the owner themselves. `hold_until` renews the
     lease in the same commit, 0 releases it.
     """
 
@@ -78,7 +78,6 @@ class Append(Word):
     facts: Sequence[Fact]
     salt: bytes
     epoch: int | None = None
-    owner: str | None = None
     hold_until: int | None = None
     blobs: Mapping[str, bytes] | None = None
     branch: Place | None = None
@@ -134,8 +133,11 @@ class Store(Protocol):
         """Return the seq of the input that has this key."""
         ...
 
-    async def erase(self, request: Append) -> Kept:
-        """Append `session.erased` and destroy every body, key, blob and snapshot before it, in one commit."""
+    async def scrub(self) -> None:
+        """Leave nothing of what was erased outside the tables (logs, caches); `StoreBusy` when somebody is in the way.
+
+        Appending `session.erased` destroys every body, key, blob and snapshot before it in the same commit.
+        """
         ...
 
     async def blob(self, session: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
@@ -144,6 +146,10 @@ class Store(Protocol):
 
     async def hold(self, session: str, epoch: int, owner: str) -> None:
         """Keep the lease alive, without help of the event loop, until `release`."""
+        ...
+
+    async def renew(self, session: str, epoch: int, until: int) -> bool:
+        """Renew the lease now; False: the session is at another epoch."""
         ...
 
     async def release(self, session: str, epoch: int) -> None:
@@ -210,14 +216,19 @@ class ToolSpec(Word):
 
 @word(kw_only=True)
 class ModelRequest(Word):
-    """What a model is asked. A provider translates it; it holds nothing that is not in the log or the configuration."""
+    """What a model is asked. A provider translates it; it holds nothing that is not in the log or the configuration.
+
+    `replies` counts the answers and failures that the session's log already holds, `attempt` the attempts of this round.
+    """
 
     model: str
     system: str | None
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     settings: Mapping[str, JsonValue] | None = None
-    max_output_tokens: int | None = None
+    session: str = ""
+    replies: int = 0
+    attempt: int = 1
 
 
 @word(kw_only=True)
@@ -225,14 +236,16 @@ class ModelReply(Word):
     """A whole answer."""
 
     parts: tuple[AnswerPart, ...]
-    finish: Literal["stop", "calls", "length", "refused", "filtered", "other"] = "stop"
+    finish: Finish = "stop"
     usage: Usage = Usage()
     format: str | None = None
     model: str | None = None
+    cost_nano_usd: int | None = None
+    price_source: str | None = None
 
 
 Glimpse = Callable[[str, str], None]
-"""Called with the kind (`text`, `reasoning`, `arguments`) and a piece of an answer that is still on its way."""
+"""Called with the kind (`text`, `reasoning`, `arguments`, `progress`) and a piece of something that is still on its way."""
 
 
 class Model(Protocol):
@@ -244,8 +257,47 @@ class Model(Protocol):
         ...
 
     async def ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
-        """Answer, telling pieces on the way. Raises a typed error that says whether another attempt may help."""
+        """Answer, telling pieces on the way; raise `ModelError`, which says whether another attempt may help."""
         ...
+
+
+class ToolContext:
+    """What a running tool knows about its call. `still_alive` is set by tools that cannot be stopped (threads)."""
+
+    def __init__(self, *, session: str, call: str, attempt: int, idempotency_key: str, deps: Any = None, progress: Callable[[str], None] | None = None) -> None:
+        self.session = session
+        self.call = call
+        self.attempt = attempt
+        self.idempotency_key = idempotency_key
+        self.deps = deps
+        self.cancelled = False
+        self.still_alive: Callable[[], bool] = lambda: False
+        self._progress = progress
+
+    def progress(self, text: str) -> None:
+        """Tell whoever watches how far it is. A glimpse: not kept."""
+        if self._progress is not None:
+            self._progress(text)
+
+
+@word()
+class Happened(Word):
+    """A probe's answer: it did, and this was the result."""
+
+    value: Any = None
+
+
+@word()
+class DidNotHappen(Word):
+    """A probe's answer: it did not; it may run now."""
+
+
+@word()
+class Unknown(Word):
+    """A probe's answer: cannot tell."""
+
+
+ProbeAnswer = Happened | DidNotHappen | Unknown
 
 
 class Tool(Protocol):
@@ -261,8 +313,53 @@ class Tool(Protocol):
         """What happens to a call found started without an outcome."""
         ...
 
-    async def run(self, call: Call, context: Any) -> JsonValue | tuple[ContentPart, ...]:
+    @property
+    def seconds(self) -> float | None:
+        """How long one attempt may take; None: what the limits say."""
+        ...
+
+    @property
+    def external(self) -> bool:
+        """Whether it is not run here: its result is handed in."""
+        ...
+
+    def runs(self, idempotency_key: str) -> bool:
+        """Whether an attempt of that call still runs in this process, left behind where nobody could stop it."""
+        ...
+
+    def check(self, arguments: Mapping[str, JsonValue]) -> dict[str, Any]:
+        """Return the arguments as the tool wants them, or raise `BadArguments`."""
+        ...
+
+    async def run(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         """Do it. Raising means: it failed, and the model is told."""
+        ...
+
+    async def ask_probe(self, arguments: Mapping[str, Any], context: ToolContext) -> ProbeAnswer:
+        """Find out whether an earlier attempt happened; only asked where `recovery` is `"probe"`."""
+        ...
+
+
+class Tools(Protocol):
+    """All tools, by name."""
+
+    def get(self, name: str) -> Tool | None:
+        """Return the tool of that name."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        ...
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the model is shown."""
+        ...
+
+    @property
+    def refs(self) -> tuple[ToolRef, ...]:
+        """What the log says about them."""
         ...
 
 

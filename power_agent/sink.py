@@ -15,14 +15,32 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from power_agent import events as e
 from power_agent.chain import secret_of
-from power_agent.cleaning import Cleaner, check_id, clean
+from power_agent.cleaning import Clean, Cleaner, check_id, clean
 from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionNotFound
 from power_agent.events import Envelope, Event
 from power_agent.hooks import Hooks
+from power_agent.limits import MAX_LIVE_STATES
 from power_agent.ports import Append, Chance, Clock, DeadCheck, Fact, Place, Record, SessionRow, Store
 from power_agent.state import FOLD, SessionState, evolve, fold, freeze, thaw
 
 _log = logging.getLogger("power_agent")
+
+
+class Draft:
+    """A commit that is being put together: the state it begins with, what was checked in, and the state after it."""
+
+    def __init__(self, base: SessionState, session: str, epoch: int | None) -> None:
+        self.base = base
+        self.session = session
+        self.epoch = epoch
+        self.state = base
+        self.ready: list[tuple[Clean, Envelope]] = []
+        self.blobs: dict[str, bytes] = {}
+
+    @property
+    def events(self) -> list[Event]:
+        """What was checked in so far."""
+        return [one.event for one, _ in self.ready]
 
 
 class Sink:
@@ -39,6 +57,7 @@ class Sink:
         self._hooks = hooks or Hooks()
         self._cleaners = tuple(cleaners)
         self._told: dict[str, int] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     @property
     def owner(self) -> str:
@@ -55,24 +74,28 @@ class Sink:
         before, branch = SessionState(name), None
         if parent is not None and parent.relation == "fork":
             before = await self.load(parent.session, at=parent.seq)
-            holder = (await self._store.read(parent.session, after=parent.seq - 1, upto=parent.seq))[0].session
-            branch = Place(holder, parent.seq)
+            place = await self._store.read(parent.session, after=parent.seq - 1, upto=parent.seq)
+            if not place:
+                raise InvalidInput(f"Session {parent.session!r} has no event {parent.seq} to begin a fork at.")
+            branch = Place(place[0].session, parent.seq)
         opened = e.SessionOpened(nonce=self._chance.nonce(), owner=self._owner, config=config or before.config, metadata=dict(metadata or {}), parent=parent)  # type: ignore[arg-type]
-        state = await self._written(before, name, (opened,), epoch=1, branch=branch)
+        state = await self._written(Draft(before, name, 1), (opened,), branch=branch)
         await self._store.hold(name, 1, self._owner)
         return state
 
-    async def claim(self, session: str) -> SessionState:
+    async def claim(self, session: str, known: SessionState | None = None) -> SessionState:
         """Become the owner: at once when the lease is ours, was released, has run out, or its holder is proven dead.
 
-        What is returned was folded up to the event that made us the owner; nobody else can have written since.
+        `known` saves loading a state that was just loaded. What is returned was folded up to the event that made us the owner; nobody else can have written since.
         """
         while True:
             row = await self._row(session)
-            state = await self.load(session)
+            state, known = known or await self.load(session), None
             if row.erased:
                 raise SessionErased(f"Session {session!r} was erased.", session=session)
             if row.owner == self._owner:
+                if not await self._store.renew(session, row.epoch, self._clock.now() + self._store.lease_ms):
+                    continue  # somebody was quicker: look again
                 await self._store.hold(session, row.epoch, self._owner)
                 return state
             now = self._clock.now()
@@ -82,7 +105,7 @@ class Sink:
             why: e.HandOver = "dead" if dead else "released" if row.deadline == 0 else "expired"
             changed = e.OwnerChanged(owner=self._owner, previous=row.owner, why=why)
             try:
-                state = await self._written(state, session, (changed,), epoch=state.epoch + 1)
+                state = await self._written(Draft(state, session, state.epoch + 1), (changed,))
             except (HeadMoved, OwnershipLost):
                 continue  # somebody was quicker: look again
             await self._store.hold(session, state.epoch, self._owner)
@@ -90,72 +113,112 @@ class Sink:
 
     async def release(self, state: SessionState) -> None:
         """Give the session up, so that the next owner need not wait for the lease to run out."""
-        self._told.pop(state.session, None)
         await self._store.release(state.session, state.epoch)
+
+    async def hold(self, state: SessionState) -> None:
+        """Let the lease be renewed while the session is worked on."""
+        await self._store.hold(state.session, state.epoch, self._owner)
+
+    async def renew(self, state: SessionState) -> None:
+        """Renew the lease now, or find out that it is lost."""
+        if not await self._store.renew(state.session, state.epoch, self._clock.now() + self._store.lease_ms):
+            raise OwnershipLost(f"Session {state.session!r} was taken over.", session=state.session, epoch=state.epoch)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     async def record(self, state: SessionState, events: Sequence[Event], *, blobs: Mapping[str, bytes] | None = None, release: bool = False) -> SessionState:
         """Keep facts as the owner, all or none; with `release` give the session up in the same commit."""
+        self.check_owner(state)
+        return await self._written(self.draft(state), events, blobs=blobs, release=release)
+
+    def check_owner(self, state: SessionState) -> None:
+        """Raise `OwnershipLost` when the lease was found to be somebody else's."""
         if self._store.lost(state.session, state.epoch):
             raise OwnershipLost(f"Session {state.session!r} was taken over.", session=state.session, epoch=state.epoch)
-        return await self._written(state, state.session, events, epoch=state.epoch, blobs=blobs, release=release)
 
     async def report(self, state: SessionState, events: Sequence[Event], *, blobs: Mapping[str, bytes] | None = None) -> SessionState:
         """Keep facts from outside: whoever owns the session, at its current epoch and head."""
         strange = [event.kind for event in events if event.kind not in e.FROM_OUTSIDE]
         if strange:
             raise IllegalMove(f"Only the owner of {state.session!r} may record {', '.join(strange)}.", session=state.session, kind=strange[0], place=state.place)
-        return await self._written(state, state.session, events, epoch=None, blobs=blobs)
+        return await self._written(Draft(state, state.session, None), events, blobs=blobs)
 
     async def erase(self, state: SessionState, reason: str, by: str | None = None) -> SessionState:
         """Destroy the contents of a session, lawfully and visibly."""
-        return await self._written(state, state.session, (e.SessionErased(reason=reason, by=by),), epoch=state.epoch)
+        after = await self._written(self.draft(state), (e.SessionErased(reason=reason, by=by),))
+        await self._store.scrub()
+        return after
 
-    async def _written(
-        self,
-        state: SessionState,
-        name: str,
-        events: Sequence[Event],
-        *,
-        epoch: int | None,
-        blobs: Mapping[str, bytes] | None = None,
-        branch: Place | None = None,
-        release: bool = False,
-    ) -> SessionState:
-        if not events:
-            return state
+    def draft(self, state: SessionState) -> Draft:
+        """Begin a commit as the owner: what is checked into it is kept by `keep`, all or none."""
+        return Draft(state, state.session, state.epoch)
+
+    def check(self, draft: Draft, events: Sequence[Event], blobs: Mapping[str, bytes] | None = None) -> SessionState:
+        """Add facts to a commit, or raise and leave it as it was. Nothing is written yet."""
         at = self._clock.now()
-        ready = [clean(event, self._cleaners, state.config.limits.max_event_bytes) for event in events]
-        position = state.epoch if epoch is None else epoch
-        envelopes = [Envelope(name, state.seq + number, position, at, one.event, kind=one.event.kind) for number, one in enumerate(ready, 1)]
-        after = evolve(state, envelopes[0])
-        for envelope in envelopes[1:]:
+        after, ready = draft.state, list[tuple[Clean, Envelope]]()
+        epoch = draft.base.epoch if draft.epoch is None else draft.epoch
+        for event in events:
+            if isinstance(event, e.InputReceived) and event.key is not None:
+                check_id(event.key, "key")
+            one = clean(event, self._cleaners, after.config.limits.max_event_bytes)
+            envelope = Envelope(draft.session, after.seq + 1, epoch, at, one.event, kind=one.event.kind)
             after = evolve(after, envelope)
-        nonce = ready[0].event.nonce if isinstance(ready[0].event, e.SessionOpened) else state.nonce
+            ready.append((one, envelope))
+        draft.ready += ready
+        draft.blobs.update(blobs or {})
+        draft.state = after
+        return after
+
+    async def keep(self, draft: Draft, *, branch: Place | None = None, release: bool = False) -> SessionState:
+        """Keep what was checked; once this has begun, a cancelled caller changes nothing. Returns the state after it."""
+        if not draft.ready:
+            return draft.state
+        if draft.epoch is not None and self._owner not in {draft.base.owner, draft.state.owner}:
+            raise OwnershipLost(f"Session {draft.session!r} belongs to {draft.base.owner}.", session=draft.session, epoch=draft.base.epoch)
+        at = draft.ready[-1][1].at
         request = Append(
-            session=name,
-            head=state.seq,
-            facts=[Fact(one.event.kind, at, one.body, e.call_of(one.event), _key(one.event)) for one in ready],
-            salt=secret_of(nonce),
-            epoch=epoch,
-            hold_until=None if epoch is None else 0 if release else at + self._store.lease_ms,
-            blobs=blobs,
+            session=draft.session,
+            head=draft.base.seq,
+            facts=[Fact(one.event.kind, envelope.at, one.body, e.call_of(one.event), getattr(one.event, "key", None)) for one, envelope in draft.ready],
+            salt=secret_of(draft.state.nonce or draft.base.nonce),
+            epoch=draft.epoch,
+            hold_until=None if draft.epoch is None else 0 if release else at + self._store.lease_ms,
+            blobs=draft.blobs,
             branch=branch,
         )
-        await asyncio.shield(asyncio.ensure_future(self._kept(request, envelopes)))
-        return after
+        self._under_way[draft.session] = keeping = asyncio.create_task(self._kept(request, [envelope for _, envelope in draft.ready]))
+        keeping.add_done_callback(lambda task: task.cancelled() or task.exception())  # looked at, also when nobody waits any more
+        await asyncio.shield(keeping)
+        self._under_way.pop(draft.session, None)
+        return draft.state
+
+    async def settled(self, session: str) -> None:
+        """Wait for a commit that was begun and whose caller was cancelled."""
+        keeping = self._under_way.pop(session, None)
+        if keeping is not None and not keeping.done():
+            await asyncio.wait([keeping])
+
+    async def _written(
+        self, draft: Draft, events: Sequence[Event], *, blobs: Mapping[str, bytes] | None = None, branch: Place | None = None, release: bool = False
+    ) -> SessionState:
+        self.check(draft, events, blobs)
+        return await self.keep(draft, branch=branch, release=release)
 
     async def _kept(self, request: Append, envelopes: list[Envelope]) -> None:
         """Keep, then tell; runs to its end even when whoever asked has gone."""
-        erases = request.facts[-1].kind == "session.erased"
-        kept = await (self._store.erase(request) if erases else self._store.append(request))
+        kept = await self._store.append(request)
+        told = self._told.get(request.session, kept.seq - 1)
+        if told < kept.seq - 1:  # others added facts that nobody here has heard of yet
+            self._tell([opened(record) for record in await self._store.read(request.session, after=told, upto=kept.seq - 1)])
         self._tell(envelope._replace(hash=link, position=kept.position + number) for number, (envelope, link) in enumerate(zip(envelopes, kept.hashes, strict=True)))
 
     def _tell(self, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:
             if envelope.seq > self._told.get(envelope.session, 0):
                 self._told[envelope.session] = envelope.seq
+                if len(self._told) > MAX_LIVE_STATES * 10:
+                    self._told.pop(next(iter(self._told)))
                 self._hooks.tell((envelope,))
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -201,12 +264,6 @@ def opened(record: Record) -> Envelope:
     """Turn what lies on disk into an event and where it stands."""
     event = e.decode(record.kind, record.body) if record.body is not None else None
     return Envelope(record.session, record.seq, record.epoch, record.at, event, record.hash, record.position, record.kind)
-
-
-def _key(event: Event) -> str | None:
-    if not isinstance(event, e.InputReceived) or event.key is None:
-        return None
-    return check_id(event.key, "key")
 
 
 def _session_id(name: str) -> str:

@@ -20,7 +20,7 @@ class Word:
     """A frozen piece of data. Read from JSON, fields that are not known are refused: they come from a newer version."""
 
     __slots__ = ()
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")

@@ -14,7 +14,7 @@
 -- Bodies are the exact JSON text that was hashed. Numbers of kinds never change and are never reused.
 
 CREATE TABLE session (
-    id       INTEGER PRIMARY KEY,
+    id       INTEGER PRIMARY KEY CHECK (id > 0),
     name     TEXT    NOT NULL UNIQUE,
     head     INTEGER NOT NULL,              -- the last seq
     tip      BLOB    NOT NULL,              -- its hash
@@ -46,7 +46,7 @@ CREATE UNIQUE INDEX event_outcome ON event (session, call) WHERE kind IN (32, 34
 CREATE INDEX event_turn ON event (session, seq) WHERE kind IN (11, 12);
 
 CREATE TABLE blob (
-    id      INTEGER PRIMARY KEY,
+    id      INTEGER PRIMARY KEY CHECK (id > 0),
     session INTEGER NOT NULL,
     hash    BLOB    NOT NULL,
     content BLOB    NOT NULL
@@ -80,21 +80,23 @@ INSERT INTO kind (code, name) VALUES
 
 -- A session is born empty, at the beginning or at an event of its parent.
 CREATE TRIGGER session_born BEFORE INSERT ON session
-WHEN NEW.epoch <> 0 OR NEW.erased <> 0 OR NEW.head <> NEW.base
+WHEN NEW.epoch <> 0 OR NEW.erased IS NOT 0 OR NEW.head IS NOT NEW.base
     OR EXISTS (SELECT 1 FROM session WHERE id = NEW.id OR name = NEW.name)
     OR NOT CASE WHEN NEW.parent IS NULL THEN NEW.base = 0 AND NEW.tip = x''
-        ELSE EXISTS (SELECT 1 FROM event WHERE session = NEW.parent AND seq = NEW.base AND hash = NEW.tip) END
+        ELSE EXISTS (SELECT 1 FROM event WHERE session = NEW.parent AND seq = NEW.base AND hash = NEW.tip)
+            AND EXISTS (SELECT 1 FROM session WHERE id = NEW.parent AND erased = 0) END
 BEGIN SELECT RAISE(ABORT, 'session_born'); END;
 
 -- It moves only with the event that moves it, and never back. Only the lease may change alone: renewed, released, or taken
 -- up again by the owner of the last epoch.
 CREATE TRIGGER session_moves BEFORE UPDATE ON session
 WHEN (NEW.id, NEW.name, NEW.base, NEW.parent) IS NOT (OLD.id, OLD.name, OLD.base, OLD.parent)
-    OR NEW.head NOT IN (OLD.head, OLD.head + 1) OR NEW.epoch NOT IN (OLD.epoch, OLD.epoch + 1) OR NEW.erased < OLD.erased
+    OR NEW.head NOT IN (OLD.head, OLD.head + 1) OR NEW.epoch NOT IN (OLD.epoch, OLD.epoch + 1)
+    OR (NEW.owner IS NOT OLD.owner AND NEW.epoch = OLD.epoch)
     OR ((NEW.head, NEW.tip, NEW.epoch) IS NOT (OLD.head, OLD.tip, OLD.epoch) AND NOT EXISTS (
         SELECT 1 FROM event
         WHERE session = NEW.id AND seq = NEW.head AND NEW.head = OLD.head + 1 AND hash = NEW.tip AND epoch = NEW.epoch))
-    OR (NEW.erased > OLD.erased AND NOT EXISTS (SELECT 1 FROM event WHERE session = NEW.id AND seq = NEW.head AND kind = 5))
+    OR (NEW.erased IS NOT OLD.erased AND (NEW.erased IS NOT 1 OR NOT EXISTS (SELECT 1 FROM event WHERE session = NEW.id AND seq = NEW.head AND kind = 5)))
 BEGIN SELECT RAISE(ABORT, 'session_moves'); END;
 
 CREATE TRIGGER session_stays BEFORE DELETE ON session BEGIN SELECT RAISE(ABORT, 'append_only'); END;
@@ -112,6 +114,8 @@ BEGIN SELECT RAISE(ABORT, 'append_only'); END;
 
 CREATE TRIGGER event_incomplete BEFORE INSERT ON event
 WHEN NEW.body IS NULL OR NEW.digest IS NOT NULL OR length(NEW.hash) <> 32 OR (NEW.kind BETWEEN 30 AND 39) <> (NEW.call IS NOT NULL)
+    OR (NEW.kind BETWEEN 30 AND 39 AND NEW.call IS NOT NEW.body ->> '$.call')
+    OR NEW.key IS NOT CASE WHEN NEW.kind = 10 THEN NEW.body ->> '$.key' END
 BEGIN SELECT RAISE(ABORT, 'event_incomplete'); END;
 
 -- What forks share with their parent cannot be erased while they live.
@@ -151,7 +155,7 @@ BEGIN SELECT RAISE(ABORT, 'gap_in_positions'); END;
 
 -- The one change that is allowed, behind a visible tombstone: a body to nothing, with its digest left in its place.
 CREATE TRIGGER event_same BEFORE UPDATE ON event
-WHEN NOT (NEW.body IS NULL AND NEW.key IS NULL AND OLD.digest IS NULL AND length(NEW.digest) = 32
+WHEN NOT (NEW.body IS NULL AND NEW.key IS NULL AND OLD.digest IS NULL AND length(NEW.digest) IS 32
     AND (NEW.pos, NEW.session, NEW.seq, NEW.epoch, NEW.at, NEW.kind, NEW.call, NEW.hash)
         IS (OLD.pos, OLD.session, OLD.seq, OLD.epoch, OLD.at, OLD.kind, OLD.call, OLD.hash)
     AND EXISTS (SELECT 1 FROM event WHERE session = OLD.session AND seq > OLD.seq AND kind = 5))
@@ -170,6 +174,10 @@ CREATE TRIGGER blob_same BEFORE UPDATE ON blob BEGIN SELECT RAISE(ABORT, 'append
 
 CREATE TRIGGER blob_stays BEFORE DELETE ON blob
 WHEN NOT EXISTS (SELECT 1 FROM session WHERE id = OLD.session AND erased = 1)
+BEGIN SELECT RAISE(ABORT, 'append_only'); END;
+
+CREATE TRIGGER kind_replaces BEFORE INSERT ON kind
+WHEN EXISTS (SELECT 1 FROM kind WHERE code = NEW.code OR name = NEW.name)
 BEGIN SELECT RAISE(ABORT, 'append_only'); END;
 
 CREATE TRIGGER kind_same BEFORE UPDATE ON kind BEGIN SELECT RAISE(ABORT, 'append_only'); END;

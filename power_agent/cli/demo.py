@@ -1,7 +1,7 @@
-"""The demonstration: a process dies between an effect and its record, another one finds out and goes on.
+"""The demonstration: an agent is killed in the middle of a call, and nothing is lost or done twice.
 
-No model and no network: the demo itself says what a model would. Everything else is real: the file, the two processes, the
-SIGKILL, the log.
+The model is scripted, so no key and no network is needed. Everything else is real: the tools work on real files in a temporary
+folder, the process dies by SIGKILL, another one opens the log.
 """
 
 from __future__ import annotations
@@ -14,81 +14,135 @@ import sys
 import tempfile
 from pathlib import Path
 
-from power_agent import SQLiteStore, Text, process
-from power_agent import events as e
-from power_agent.chance import SystemChance
-from power_agent.clock import SystemClock
-from power_agent.context import render
-from power_agent.errors import IllegalMove
-from power_agent.machine import decide
-from power_agent.messages import Call
-from power_agent.sink import Sink, opened
+from power_agent import Answer, Call, Result, ScriptedModel, SessionPending, StatefulAgentLoop, ToolContext, tool
+from power_agent.context import outcome_for_model
+from power_agent.events import CallStarted, InputReceived, ModelAnswered
+from power_agent.messages import Text
+from power_agent.ports import ModelRequest
 
-SESSION = "transfer-42"
-ME = "demo"
+SESSION = "invoices"
+DIE = "POWER_AGENT_DEMO_DIES"
+
+
+@tool(recovery="rerun")
+def read_orders(ctx: ToolContext) -> list[str]:
+    """Read the open orders. Reading twice does no harm, so the tool says `recovery="rerun"`."""
+    return (Path(ctx.deps) / "orders.txt").read_text(encoding="utf-8").splitlines()
+
+
+@tool
+def send_money(to: str, euros: int, ctx: ToolContext) -> str:
+    """Send money. Nobody promised that doing it twice is harmless, so after a crash a person is asked.
+
+    Args:
+        to: Who receives it.
+        euros: How much.
+    """
+    with (Path(ctx.deps) / "bank.txt").open("a", encoding="utf-8") as book:
+        book.write(f"{to} +{euros}\n")
+    if os.environ.get(DIE):  # the demo's accident: the money is sent, and nobody hears of it
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{to} has received {euros} euros"
+
+
+@tool(recovery="rerun")
+def write_report(text: str, ctx: ToolContext) -> str:
+    """Write the report. Writing the same file again does no harm.
+
+    Args:
+        text: What it says.
+    """
+    (Path(ctx.deps) / "report.txt").write_text(text, encoding="utf-8")
+    return "written"
+
+
+def script(request: ModelRequest) -> Answer:
+    """Say what a model would: read, pay, report, done. `replies` counts the answers that the log already holds."""
+    return (
+        Answer("Let me see which orders are open.", [Call("read_orders")]),
+        Answer("One is unpaid. I pay Ada.", [Call("send_money", {"to": "Ada", "euros": 10})]),
+        Answer("Now the report.", [Call("write_report", {"text": "Ada: paid 10 euros."})]),
+        Answer("Done: Ada has her 10 euros, and the report is written."),
+    )[request.replies]
+
+
+def agent(folder: str) -> StatefulAgentLoop:
+    """Build the agent. Both processes do, and share nothing but the file."""
+    return StatefulAgentLoop(ScriptedModel(script), tools=[read_orders, send_money, write_report], store=f"{folder}/agent.db", deps=folder)
+
+
+def first_life(folder: str) -> None:
+    """Run in a process of its own, until the tool kills it."""
+
+    async def live() -> None:
+        async with agent(folder) as loop:
+            await loop.send("Pay the open orders and write a report.", session_id=SESSION)
+
+    asyncio.run(live())
 
 
 def demo() -> int:
     """Tell the story; returns 0 when everything held."""
-    with tempfile.TemporaryDirectory(prefix="power-agent-demo-") as folder:
-        print(f"A log is born in {folder}/agent.db, and the bank keeps its own book beside it.\n")
-        print("1. A first process is told to send 10 euros to Ada. It records that it starts, the bank books, and")
-        killed = subprocess.run([sys.executable, "-c", f"from power_agent.cli.demo import first_life; first_life({folder!r})"], check=False)  # noqa: S603  ourselves
-        print(f"   it is killed with SIGKILL before it can record the outcome (exit status {killed.returncode}).\n")
-        return asyncio.run(_second_life(Path(folder))) if killed.returncode == -signal.SIGKILL else 1
+    folder = tempfile.mkdtemp(prefix="power-agent-demo-")
+    (Path(folder) / "orders.txt").write_text("Ada, 10 euros, unpaid\n", encoding="utf-8")
+    print("1. An agent is asked: Pay the open orders and write a report.")
+    code = f"from power_agent.cli.demo import first_life; first_life({folder!r})"
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, DIE: "1"}, check=False).returncode  # noqa: S603  ourselves
+    if killed != -signal.SIGKILL:
+        print(f"error[demo]: the first process should have been killed, but ended with status {killed}.", file=sys.stderr)
+        return 1
+    print("   Its process is killed (SIGKILL) inside send_money: the bank has booked, the agent never heard of it.\n")
+    held = asyncio.run(_second_life(folder))
+    print(f"""
+Everything stays in {folder}. Three commands to try next:
+   power-agent demo                         once more, slower: read along
+   sqlite3 {folder}/agent.db "SELECT seq, kind, body FROM log"      the same history, in plain SQL
+   power-agent bench                        what this costs on your disk""")
+    return 0 if held else 1
 
 
-def _sink(store: SQLiteStore) -> Sink:
-    return Sink(store, SystemClock(), SystemChance(), process.me(), dead=process.proven_dead)
-
-
-def first_life(folder: str) -> None:
-    """Work until the bank has booked, then die. Runs in a process of its own."""
-    asyncio.run(_first_life(Path(folder)))
-
-
-async def _first_life(folder: Path) -> None:
-    async with SQLiteStore(folder / "agent.db") as store:
-        sink = _sink(store)
-        state = await sink.open(session=SESSION)
-        asked = e.ModelAsked(turn=1, round=1, model="demo:none")
-        state = await sink.record(state, [e.InputReceived(parts=(Text("Send 10 euros to Ada."),)), e.TurnStarted(turn=1, inputs=(2,)), asked])
-        call = Call("transfer", {"to": "Ada", "cents": 1000}, id="t1r1c1")
-        state = await sink.record(state, [e.ModelAnswered(round=1, parts=(call,), finish="calls"), e.CallStarted(call=call.id, recovery="ask")])
-        with (folder / "bank.txt").open("a", encoding="utf-8") as book:
-            book.write("Ada +10.00\n")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-async def _second_life(folder: Path) -> int:
-    async with SQLiteStore(folder / "agent.db") as store:
-        sink = _sink(store)
-        state = await sink.claim(SESSION)
-        print("2. A second process opens the file. The old owner is proven dead, so it need not wait for the lease:")
-        print(f"   epoch {state.epoch}; next step by the log alone: {decide(state, 0)}")
-        state = await sink.record(state, [e.CallDoubted(call="t1r1c1", attempt=1, reason="its process died")])
-        for call in state.unresolved:
-            print(f"   pending: {call.call.id} {call.call.name}({call.call.arguments}) is {call.place}: {call.reason}")
-        print(f"   sendable to a model? {render(state).why_not}\n")
-
-        print("3. Running it again, just like that, is refused by the log:")
+async def _second_life(folder: str) -> bool:
+    async with agent(folder) as loop:
+        print("2. Another process opens the same file. It does not simply run the call again; a new message has to wait:")
         try:
-            await sink.record(state, [e.CallStarted(call="t1r1c1", attempt=2)])
-        except IllegalMove as refused:
-            print(f"   error[{refused.code}]: {refused.message}\n")
+            await loop.send("Are you done?", session_id=SESSION)
+        except SessionPending as error:
+            print(f"   error[{error.code}]: {error.message}")
+        result = await loop.resume(SESSION)
+        (call,) = result.pending
+        print(f"   resume() settles what the tools promised, and stops at what nobody promised: {result.status}")
+        print(f"   pending: {call.id} {call.tool}({_shown(call.arguments)}) is {call.state}, attempt {call.attempt}. {call.why}\n")
 
-        booked = (folder / "bank.txt").read_text(encoding="utf-8").strip()
-        print(f"4. A person looks into the bank's book ({booked!r}) and hands in the result. The turn goes on:")
-        state = await sink.record(state, [e.CallSucceeded(call="t1r1c1", attempt=1, output="booked", by=ME), e.ModelAsked(turn=1, round=2, model="demo:none")])
-        answer = e.ModelAnswered(round=2, parts=(Text("Ada has her 10 euros."),))
-        state = await sink.record(state, [answer, e.TurnEnded(turn=1)], release=True)
-        for message in render(state).messages:
-            print(f"   {message.role:>9}: {', '.join(str(part) for part in message.parts)}")
+        booked = (Path(folder) / "bank.txt").read_text(encoding="utf-8").strip()
+        print(f"3. A person looks into the bank's own book, finds {booked!r}, and hands in the result:")
+        print('   settle("t1r2c1", Result("Ada has received 10 euros"))')
+        await loop.settle(SESSION, call.id, Result("Ada has received 10 euros"), by="you")
+        result = await loop.resume(SESSION)
+        print(f"   resume(): {result.status}. The agent says: {result.text}\n")
 
-        print("\n5. Everything that happened:")
-        for record in await store.read(SESSION):
-            print(f"   {record.seq:>3}  epoch {record.epoch}  {record.kind:<16} {record.hash.hex()[:12]}  {((opened(record).event and record.body) or '')[:70]}")
-        wrong = [sentence async for sentence in store.verify()]
-        payments = booked.count("\n") + 1
-        print(f"\nverify: {'; '.join(wrong) or 'every hash and every move is right'}. Payments made: {payments}.")
-    return 1 if wrong or payments != 1 else 0
+        print("4. What happened, as it stands in the log:")
+        await _print_history(loop)
+        wrong = [sentence async for sentence in loop.verify()]
+        payments = len((Path(folder) / "bank.txt").read_text(encoding="utf-8").splitlines())
+        print(f"\n5. verify(): {'; '.join(wrong) or 'every hash and every move is right'}. Payments in the bank's book: {payments}.")
+    return not wrong and payments == 1 and result.status == "completed"
+
+
+async def _print_history(loop: StatefulAgentLoop) -> None:
+    state = await loop.state(SESSION)
+    outcomes = {call.call.id: outcome_for_model(call) for entry in state.transcript if entry.entry == "returned" for call in entry.calls}
+    for kept in await loop.history(SESSION):
+        match kept.event:
+            case InputReceived(parts=parts) | ModelAnswered(parts=parts):
+                told = " ".join(part.text if isinstance(part, Text) else f"→ {part.name}({_shown(part.arguments)})" for part in parts if isinstance(part, Text | Call))
+            case CallStarted(call=call, attempt=attempt, recovery=recovery):
+                told = f"{call}, attempt {attempt}, after a crash: {recovery}"
+            case event:
+                call = getattr(event, "call", "")
+                said = outcomes.get(call, ()) if kept.kind == "call.succeeded" else ()
+                told = " ".join([call, *(part.text for part in said if isinstance(part, Text))])
+        print(f"   {kept.seq:>3}  {kept.kind:<16} {told[:100]}")
+
+
+def _shown(arguments: object) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in dict(arguments).items())  # type: ignore[call-overload]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from power_agent import events as e
-from power_agent.events import Config, Envelope, Mode
+from power_agent.events import Envelope, Mode, Parent
 from power_agent.messages import Call
 from power_agent.state.moves import CALL_MOVES, MOVES, RESOLVED
 from power_agent.state.shape import (
@@ -76,6 +76,8 @@ def _step(draft: SessionState, kept: Envelope) -> None:
     try:
         if kept.seq != draft.seq + 1:
             raise _Refused(f"it has seq {kept.seq} after {draft.seq}")
+        if draft.seq and kept.session != draft.session and kind != "session.opened" and event is not None:
+            raise _Refused(f"it is of session {kept.session!r}")
         if event is None:
             _hollow(draft, kept)
             return
@@ -100,11 +102,12 @@ def _hollow(draft: SessionState, kept: Envelope) -> None:
 
 def _opened(state: SessionState, event: e.SessionOpened, kept: Envelope) -> SessionState:
     fork = event.parent is not None and event.parent.relation == "fork"
+    _demand(kept.epoch == 1, "a session begins with epoch 1")
     if not state.seq:
         _demand(not fork, "a fork begins behind its parent's events")
-        _demand(kept.epoch == 1, "a session begins with epoch 1")
         return _set(state, session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config, parent=event.parent)
     _demand(fork and event.parent is not None, "it is open already")
+    _demand(cast("Parent", event.parent).seq == state.seq, f"it begins behind seq {cast('Parent', event.parent).seq}, not {state.seq}")
     _demand(kept.session != state.session, "a fork needs an id of its own")
     return _set(_branched(state), session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config, parent=event.parent)
 
@@ -118,12 +121,12 @@ def _branched(state: SessionState) -> SessionState:
     last, spent = state.last, state.spent
     if state.turn is not None:
         turn = state.turn
-        last = LastTurn(turn.number, "forked", state.seq, turn.rounds_before + turn.round, turn.spent)
+        last = LastTurn(turn.number, "forked", state.seq, turn.rounds_before + turn.round, turn.spent, began=turn.seq, ms=turn.ms_before + state.at - turn.started_at)
     return _set(state, transcript=transcript, last=last, spent=spent, turn=None, calls={}, inputs=(), notes=(), request=None, setback=None, cancel=None, closed=False, parked=False)
 
 
 def _configured(state: SessionState, event: e.SessionConfigured, _: Envelope) -> SessionState:
-    return _set(state, config=event.config)
+    return _set(state, config=event.config or state.config, title=event.title if event.title is not None else state.title)
 
 
 def _imported(state: SessionState, _event: e.SessionImported, _: Envelope) -> SessionState:
@@ -138,13 +141,12 @@ def _imported(state: SessionState, _event: e.SessionImported, _: Envelope) -> Se
 
 def _closed(state: SessionState, _event: e.SessionClosed, _: Envelope) -> SessionState:
     _demand(state.turn is None, "a turn is open")
-    _demand(not state.inputs, "an input waits for its turn")
     return _set(state, closed=True, request=None)
 
 
 def _erased(state: SessionState, _event: e.SessionErased, _: Envelope) -> SessionState:
     _demand(state.turn is None, "a turn is open")
-    return _set(state, erased=True, transcript=Transcript(), inputs=(), notes=(), calls={}, request=None, setback=None, config=Config(), nonce="")
+    return _set(state, **SessionState(state.session, hollow=True, erased=True).__dict__)  # what a reader of the tombstone has, no more
 
 
 def _owner(state: SessionState, event: e.OwnerChanged, kept: Envelope) -> SessionState:
@@ -176,11 +178,12 @@ def _turn_started(state: SessionState, event: e.TurnStarted, kept: Envelope) -> 
     _demand(event.inputs or event.continues, "it has neither an input nor a turn to continue")
     state = _with_lost(state)
     left, said = _take(state, event.inputs, ("turn", "queue", "steer"), kept.seq)
-    rounds, spent = 0, Spent()
+    rounds, ms, spent = 0, 0, Spent()
     if event.continues is not None:
         _demand(state.last and state.last.number == event.continues, f"turn {event.continues} is not the last one")
-        rounds, spent = cast("LastTurn", state.last).rounds, cast("LastTurn", state.last).spent
-    turn = Turn(event.turn, kept.seq, kept.at, state.config, event.inputs, event.continues, rounds_before=rounds, spent=spent)
+        before = cast("LastTurn", state.last)
+        rounds, ms, spent = before.rounds, before.ms, before.spent
+    turn = Turn(event.turn, kept.seq, kept.at, state.config, event.inputs, event.continues, rounds_before=rounds, ms_before=ms, spent=spent)
     return _set(state, turns=event.turn, turn=turn, inputs=left, transcript=state.transcript.add(*said), request=None, setback=None, parked=False)
 
 
@@ -190,7 +193,7 @@ def _turn_ended(state: SessionState, event: e.TurnEnded, kept: Envelope) -> Sess
     _demand(not state.calls, "calls are unresolved")
     lost = _with_lost(state)
     spent = cast("Turn", lost.turn).spent
-    last = LastTurn(turn.number, event.status, kept.seq, turn.rounds_before + turn.round, spent, event.reason)
+    last = LastTurn(turn.number, event.status, kept.seq, turn.rounds_before + turn.round, spent, event.reason, turn.seq, turn.ms_before + kept.at - turn.started_at)
     return _set(lost, turn=None, last=last, request=None, setback=None, cancel=None, parked=event.status in {"cancelled", "limit"})
 
 
@@ -203,8 +206,14 @@ def _cancel(state: SessionState, event: e.CancelAsked, _: Envelope) -> SessionSt
     return _set(state, cancel=state.cancel or Cancel(event.reason, event.by))
 
 
-def _guard(state: SessionState, _event: e.GuardDecided, _: Envelope) -> SessionState:
-    return state
+def _guard(state: SessionState, event: e.GuardDecided, _: Envelope) -> SessionState:
+    if event.at != "call" or event.verdict != "changed":
+        return state
+    call = state.calls.get(event.subject or "")
+    if call is None or call.place != "requested" or not isinstance(event.change, dict):
+        raise _Refused(f"call {event.subject} cannot be changed any more")
+    changed = call.moved(call=replace(call.call, arguments=event.change))
+    return _set(state, calls={**state.calls, call.call.id: changed})
 
 
 def _with_lost(state: SessionState) -> SessionState:
@@ -225,7 +234,7 @@ def _asked(state: SessionState, event: e.ModelAsked, kept: Envelope) -> SessionS
         expected = (turn.round + 1, 1) if turn.answered else (turn.round, turn.attempt + 1)
         _demand(event.turn == turn.number and (event.round, event.attempt) == expected, f"round {expected[0]}, attempt {expected[1]} is next")
         left, said = _take(state, event.inputs, ("steer",), kept.seq)
-        transcript, notes = transcript.add(*said, *notes), ()
+        transcript, notes = transcript.add(*said, *(Told(kept.seq, note.text) for note in notes)), ()
         turn = turn.moved(round=event.round, attempt=event.attempt, answered=False)
     else:
         _demand(not event.inputs, "a summary takes no input")
@@ -253,12 +262,13 @@ def _answered(state: SessionState, event: e.ModelAnswered, kept: Envelope) -> Se
     made = [part for part in event.parts if isinstance(part, Call)]
     _demand([call.id for call in made] == [f"{prefix}{number}" for number in range(1, len(made) + 1)], f"its calls are not named {prefix}1 and so on")
     said = Answered(kept.seq, event.parts, event.format)
-    return _set(state, turn=turn, transcript=state.transcript.add(said), calls={call.id: CallState(call) for call in made}, answer_seq=kept.seq)
+    return _set(state, turn=turn, replies=state.replies + 1, transcript=state.transcript.add(said), calls={call.id: CallState(call) for call in made}, answer_seq=kept.seq)
 
 
-def _failed(state: SessionState, event: e.ModelFailed, _: Envelope) -> SessionState:
+def _failed(state: SessionState, event: e.ModelFailed, kept: Envelope) -> SessionState:
     request = _of_request(state, event)
-    setback = Setback(request.purpose, request.attempt, event.failure, event.retryable, event.not_before)
+    setback = Setback(request.purpose, request.attempt, event.failure, event.retryable, event.not_before, kept.at)
+    state = _set(state, replies=state.replies + (request.purpose == "turn"))
     if event.usage is None:
         return _set(state, request=None, setback=setback)
     turn = state.turn and state.turn.moved(spent=state.turn.spent.moved(usage=state.turn.spent.usage + event.usage))
@@ -269,12 +279,14 @@ def _compacted(state: SessionState, event: e.ContextCompacted, kept: Envelope) -
     _demand(event.from_seq <= event.to_seq <= state.seq, f"{event.from_seq} to {event.to_seq} is not in the past")
     _demand(event.summary is not None or event.trimmed, "it changes nothing")
     notes = {trim.call: trim.note for trim in event.trimmed}
+    state = _with_lost(state)
+    setback = state.setback if state.setback is not None and state.setback.purpose == "turn" else None
     transcript = Transcript(_trimmed(entry, notes) for entry in state.transcript) if notes else state.transcript
     if event.summary is None:
-        return _set(state, transcript=transcript, request=None)
+        return _set(state, transcript=transcript, request=None, setback=setback)
     _demand(state.compacted_to < event.from_seq, f"everything up to {state.compacted_to} is folded already")
     summed = Summed(kept.seq, event.from_seq, event.to_seq, event.summary)
-    return _set(state, transcript=_summed_up(transcript, summed, event.replaces), compacted_to=event.to_seq, request=None)
+    return _set(state, transcript=_summed_up(transcript, summed, event.replaces), compacted_to=event.to_seq, request=None, setback=setback)
 
 
 def _summed_up(transcript: Transcript, summed: Summed, replaces: tuple[int, ...]) -> Transcript:
@@ -326,7 +338,7 @@ def _call_moved(state: SessionState, event: e.CallEvent, kept: Envelope) -> Sess
 
 
 def _approval_asked(_: SessionState, call: CallState, event: e.CallApprovalAsked) -> CallState:
-    return call.moved(rule=event.rule, digest=event.digest, deadline=event.deadline, external=event.external)
+    return call.moved(rule=event.rule, question=event.question, digest=event.digest, deadline=event.deadline, external=event.external)
 
 
 def _approved(_: SessionState, call: CallState, event: e.CallApproved) -> CallState:
@@ -342,7 +354,7 @@ def _denied(_: SessionState, call: CallState, event: e.CallDenied) -> CallState:
 def _call_started(state: SessionState, call: CallState, event: e.CallStarted) -> CallState:
     _demand(state.cancel is None, "the turn is cancelled")
     _demand(event.attempt == call.attempt + 1, f"attempt {call.attempt + 1} of call {event.call} is next")
-    _demand(call.place != "approved" or event.digest == call.digest, f"call {event.call} was approved as something else")
+    _demand((call.place != "approved" and call.rule is None) or event.digest == call.digest, f"call {event.call} was approved as something else")
     _demand(call.place != "doubted" or call.permitted_by, f"nobody allowed another attempt of call {event.call}")
     _demand(call.call.malformed is None, f"call {event.call} has no usable arguments")
     return call.moved(attempt=event.attempt, recovery=event.recovery, process=event.process, permitted_by=None, digest=event.digest, reason=None)

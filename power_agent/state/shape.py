@@ -50,6 +50,7 @@ class CallState(Moving):
     place: CallPlace = "requested"
     attempt: int = 0
     rule: str | None = None
+    question: str | None = None
     digest: str | None = None
     deadline: int | None = None
     external: bool = False
@@ -218,6 +219,7 @@ class Setback(Word):
     failure: Failure
     retryable: bool
     not_before: int | None
+    at: int
 
 
 @word()
@@ -244,6 +246,7 @@ class Turn(Moving):
     attempt: int = 0
     answered: bool = True
     rounds_before: int = 0
+    ms_before: int = 0
     spent: Spent = Spent()
 
 
@@ -257,6 +260,8 @@ class LastTurn(Word):
     rounds: int
     spent: Spent
     reason: str | None = None
+    began: int = 0
+    ms: int = 0
 
 
 @word()
@@ -278,6 +283,7 @@ class SessionState(Moving):
     owner: str | None = None
     nonce: str = ""
     config: Config = Config()
+    title: str | None = None
     parent: Parent | None = None
     closed: bool = False
     hollow: bool = False
@@ -291,6 +297,7 @@ class SessionState(Moving):
     request: Request | None = None
     setback: Setback | None = None
     answer_seq: int = 0
+    replies: int = 0
     calls: Mapping[str, CallState] = field(default_factory=dict)
     cancel: Cancel | None = None
     transcript: Transcript = field(default_factory=Transcript)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from power_agent.state.shape import SessionState
@@ -30,12 +31,16 @@ def _adapter() -> TypeAdapter[Frozen]:
 
 def freeze(state: SessionState, tip: bytes) -> str:
     """Write a state as text."""
-    return _adapter().dump_json(Frozen(tip.hex(), state)).decode()
+    text = _adapter().dump_json(Frozen(tip.hex(), state)).decode()
+    return sha256(text.encode()).hexdigest() + text
 
 
 def thaw(text: str, tip: bytes) -> SessionState | None:
     """Read a state back; None when it is unreadable or belongs to another history."""
     try:
+        text, digest = text[64:], text[:64]
+        if sha256(text.encode()).hexdigest() != digest:
+            return None
         frozen = _adapter().validate_json(text)
     except ValueError:
         return None

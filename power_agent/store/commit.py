@@ -15,15 +15,16 @@ from power_agent import errors
 from power_agent.chain import UNSALTED, digest_of, link
 from power_agent.events import EVENTS
 from power_agent.failpoints import passing
-from power_agent.ports import Append, Kept
+from power_agent.limits import MAX_BLOB_BYTES
+from power_agent.ports import Append, Fact, Kept
 from power_agent.store.file import Log, of_sqlite
 from power_agent.store.migrate import current
 
 NUMBERS = {kind: event.code for kind, event in EVENTS.items()}
 INSERT = "INSERT INTO event (session, seq, epoch, at, kind, call, key, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-LEASE_SLACK_MS = 3_000
-"""A lease is not written anew for less than this: it costs a tenth of the commit it would ride on."""
+LEASE_KEPT = 0.9
+"""Share of a lease that may be left for it not to be written anew: that would cost a tenth of the commit it rides on."""
 
 Answer = Kept | errors.PowerAgentError
 
@@ -56,7 +57,7 @@ def commit(db: Log, requests: Sequence[Append]) -> list[Answer]:
         db.execute("BEGIN IMMEDIATE")
         check_version(db)
         if len(requests) == 1:  # alone, the transaction is savepoint enough
-            answers.append(_keep(db, requests[0]))
+            answers.append(_keep_typed(db, requests[0]))
         else:
             answers += [_keep_apart(db, request) for request in requests]
         passing("in", kinds)
@@ -77,7 +78,7 @@ def _keep_apart(db: Log, request: Append) -> Answer:
     db.execute("SAVEPOINT one")
     answer: Answer
     try:
-        answer = _keep(db, request)
+        answer = _keep_typed(db, request)
     except errors.PowerAgentError as refused:
         db.execute("ROLLBACK TO one")
         answer = refused
@@ -92,10 +93,26 @@ def check_version(db: Log) -> None:
         raise errors.StoreChanged(f"{db.path} was migrated to schema {version} while it was open here with {current()}.", path=db.path)
 
 
+def _keep_typed(db: Log, request: Append) -> Kept:
+    """Keep one request; what SQLite cannot even bind is that caller's mistake alone."""
+    try:
+        return _keep(db, request)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_TOOBIG and not isinstance(error, sqlite3.DataError | sqlite3.InterfaceError):
+            raise
+        size = max(len(fact.body) for fact in request.facts)
+        raise errors.EventTooLarge(f"A fact of {request.session!r} is too large for SQLite: {error}.", bytes=size, limit=0) from None
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise errors.InvalidInput(f"A fact of {request.session!r} cannot be kept: {error}.") from None
+
+
 def _keep(db: Log, request: Append) -> Kept:
-    row = _born(db, request) if request.facts[0].kind == "session.opened" else _checked(db, request)
-    if request.blobs:
-        _keep_blobs(db, row.id, request.blobs)
+    try:
+        row = _born(db, request) if request.facts[0].kind == "session.opened" else _checked(db, request)
+        if request.blobs:
+            _keep_blobs(db, row.id, request.blobs)
+    except sqlite3.IntegrityError as error:  # a rule of the table, no fault of the disk
+        raise errors.IllegalMove(f"The store refused {request.session!r}: {error}.", session=request.session, kind=request.facts[0].kind, place="") from None
     epoch = request.epoch if request.epoch is not None else row.epoch
     seq, tip, position = row.head, row.tip, 0
     hashes: list[bytes] = []
@@ -106,13 +123,20 @@ def _keep(db: Log, request: Append) -> Kept:
             tip = link(tip, request.session, seq, epoch, fact.at, fact.kind, digest)
             position = db.execute(INSERT, (row.id, seq, epoch, fact.at, NUMBERS[fact.kind], fact.call, fact.key, fact.body, tip)).lastrowid
             hashes.append(tip)
+        if db.execute("SELECT hash FROM event WHERE session = ? AND seq = ?", (row.id, seq)).fetchone() != (tip,):
+            raise errors.StoreDamaged(f"{db.path} swallowed what was to be kept.", path=db.path)
     except sqlite3.IntegrityError as error:
-        raise _refused(db, request, row, str(error)) from None
-    if request.hold_until is not None and (request.hold_until == 0 or request.hold_until - row.deadline > LEASE_SLACK_MS):
+        raise _refused(db, request, row, request.facts[len(hashes)], str(error)) from None
+    if request.hold_until is not None and _worth_writing(row.deadline, request):
         db.execute("UPDATE session SET deadline = ? WHERE id = ?", (request.hold_until, row.id))
     if request.facts[-1].kind == "session.erased":
         _destroy(db, row, seq, request.salt)
     return Kept(row.head + 1, epoch, position - len(hashes) + 1, tuple(hashes))
+
+
+def _worth_writing(deadline: int, request: Append) -> bool:
+    at, until = request.facts[-1].at, request.hold_until or 0
+    return until == 0 or deadline - at < LEASE_KEPT * (until - at)
 
 
 def _checked(db: Log, request: Append) -> Row:
@@ -138,32 +162,37 @@ def _born(db: Log, request: Append) -> Row:
     parent, base, tip = None, 0, b""
     if branch is not None:
         found = db.execute(
-            "SELECT session.id, event.hash FROM session JOIN event ON event.session = session.id AND event.seq = ? WHERE name = ?", (branch.seq, branch.holder)
+            "SELECT session.id, event.hash, session.erased FROM session JOIN event ON event.session = session.id AND event.seq = ? WHERE name = ?", (branch.seq, branch.holder)
         ).fetchone()
         if found is None:
             raise errors.SessionNotFound(f"Session {branch.holder!r} has no event {branch.seq}.", session=branch.holder)
-        (parent, tip), base = found, branch.seq
+        (parent, tip, erased), base = found, branch.seq
+        if erased:
+            raise errors.SessionErased(f"Session {branch.holder!r} was erased.", session=branch.holder)
     db.execute("INSERT INTO session (name, head, tip, epoch, deadline, base, parent) VALUES (?, ?, ?, 0, 0, ?, ?)", (name, base, tip, base, parent))
     return Row(db.execute("SELECT id FROM session WHERE name = ?", (name,)).fetchone()[0], base, tip, 1, None, 0, base, 0)
 
 
-def _refused(db: Log, request: Append, row: Row, why: str) -> errors.PowerAgentError:
-    """Say which of the table's own rules a commit broke."""
+def _refused(db: Log, request: Append, row: Row, fact: Fact, why: str) -> errors.PowerAgentError:
+    """Say which of the table's own rules a fact broke."""
     name = request.session
     if "owner_lives" in why:
         return errors.SessionBusy(f"Session {name!r} is held by {row.owner}.", session=name, owner=row.owner, deadline=row.deadline)
     if "has_forks" in why:
         return errors.HasForks(f"Other sessions begin in the middle of {name!r}.", session=name)
-    for fact in request.facts:
-        if fact.key is not None and db.execute("SELECT 1 FROM event WHERE session = ? AND key = ?", (row.id, fact.key)).fetchone():
-            return errors.KeyConflict(f"Session {name!r} has an input with the key {fact.key!r} already.", session=name, key=fact.key)
-    kinds = ", ".join(fact.kind for fact in request.facts)
-    return errors.IllegalMove(f"The log of {name!r} refused {kinds}: {why}.", session=name, kind=request.facts[0].kind, place="")
+    if fact.key is not None and db.execute("SELECT 1 FROM event WHERE session = ? AND key = ?", (row.id, fact.key)).fetchone():
+        return errors.KeyConflict(f"Session {name!r} has an input with the key {fact.key!r} already.", session=name, key=fact.key)
+    return errors.IllegalMove(f"The log of {name!r} refused {fact.kind}: {why}.", session=name, kind=fact.kind, place="")
 
 
 def _keep_blobs(db: Log, session: int, blobs: object) -> None:
     for digest, content in blobs.items():  # type: ignore[attr-defined]
-        raw = bytes.fromhex(digest)
+        try:
+            raw = bytes.fromhex(digest)
+        except ValueError:
+            raise errors.InvalidInput(f"{digest!r} is not the name of a blob.") from None
+        if len(content) > MAX_BLOB_BYTES:
+            raise errors.EventTooLarge(f"The blob {digest} has {len(content)} bytes; {MAX_BLOB_BYTES} are allowed.", bytes=len(content), limit=MAX_BLOB_BYTES)
         if sha256(content).digest() != raw:
             raise errors.InvalidInput(f"The blob {digest} has other content than its name says.")
         known = db.execute("SELECT 1 FROM blob WHERE session = ? AND hash = ?", (session, raw)).fetchone()

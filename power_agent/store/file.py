@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from power_agent import errors
+from power_agent.failpoints import passing
 from power_agent.limits import LOCK_SECONDS
 from power_agent.ports import Durability
 from power_agent.store.migrate import check, migrate
@@ -33,6 +35,18 @@ def prepare(path: str) -> tuple[int, int]:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise errors.StoreError(f"This Python is linked to SQLite {sqlite3.sqlite_version}; {needed} is needed.", path=path, hint="Use a newer Python.")
+    try:
+        found = _created(path)
+    except ValueError as error:
+        raise errors.StoreNotFound(f"{path!r} is not a path: {error}.", path=path) from error
+    except OSError as error:
+        raise of_system(error, path) from error
+    if found.st_size == 1:  # SQLite takes a file of one byte for an empty one
+        raise errors.StoreForeign(f"{path} is not a database.", path=path)
+    return found.st_dev, found.st_ino
+
+
+def _created(path: str) -> os.stat_result:
     folder = Path(path).parent
     if not folder.is_dir():
         raise errors.StoreNotFound(f"There is no directory {folder}.", path=path, hint=f"Create it: mkdir -p {folder}")
@@ -41,14 +55,9 @@ def prepare(path: str) -> tuple[int, int]:
     system = file_system(folder.resolve())
     if system in NETWORK:
         raise errors.StoreOnNetwork(f"{path} lies on a network file system ({system}).", path=path)
-    try:
+    with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # new, so no lock of SQLite's can be lost
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise of_system(error, path) from error
-    found = Path(path).stat()
-    return found.st_dev, found.st_ino
+    return Path(path).stat()
 
 
 def file_system(folder: Path, mounts: str | None = None) -> str:
@@ -64,7 +73,7 @@ def file_system(folder: Path, mounts: str | None = None) -> str:
         fields = before.split()
         if len(fields) < 5:  # noqa: PLR2004  the mount point is the fifth
             continue
-        point = fields[4].encode().decode("unicode_escape")
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
         if len(point) >= len(best) and folder.is_relative_to(point):
             best, system = point, after.split()[0]
     return system
@@ -114,7 +123,7 @@ class Log(sqlite3.Connection):
         if not self.path:
             super().close()
             return
-        with side_lock(self.path):
+        with translated(self.path), side_lock(self.path):
             super().close()
 
 
@@ -138,6 +147,7 @@ def open_log(path: str, durability: Durability) -> Log:
     with translated(path), side_lock(path) as had:
         if not had:
             raise errors.StoreBusy(f"Another process has been opening or closing {path} for {LOCK_SECONDS:.0f} s.", path=path)
+        _look(path)
         db = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=rw", uri=True, factory=Log, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS)
         try:
             check(db, path)
@@ -153,6 +163,16 @@ def open_log(path: str, durability: Durability) -> Log:
         return db
 
 
+def _look(path: str) -> None:
+    """Refuse what is not ours over a connection that cannot write: closing a writing one would copy a foreign log into its file."""
+    with contextlib.closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)) as db:
+        try:
+            check(db, path)
+        except sqlite3.OperationalError as error:  # its last process died: only a writing connection can read it
+            if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+                raise
+
+
 def _set_up(db: sqlite3.Connection, durability: Durability) -> None:
     """Settings belong to the connection, not to the file: set all of them, read back the one that acknowledgements rest on."""
     for pragma in ("recursive_triggers = ON", "secure_delete = ON", "foreign_keys = ON", "mmap_size = 0", "wal_autocheckpoint = 0"):
@@ -162,13 +182,17 @@ def _set_up(db: sqlite3.Connection, durability: Durability) -> None:
         raise errors.StoreFailed(f"SQLite did not accept synchronous = {durability}.", path="")
 
 
-def checkpoint(db: Log, *, truncate: bool = False, seconds: float = 0.0) -> None:
-    """Copy the write-ahead log into the file, unless somebody else is at it."""
+def checkpoint(db: Log, *, truncate: bool = False, seconds: float = 0.0) -> bool:
+    """Copy the write-ahead log into the file, unless somebody else is at it; says whether all of it was copied."""
     if not db.path:
-        return
+        return True
     with side_lock(db.path, seconds) as had:
-        if had:
-            db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})").fetchall()
+        if not had:
+            return False
+        passing("before", ("checkpoint",))
+        busy, pages, copied = db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})").fetchone()
+        passing("after", ("checkpoint",))
+        return not busy and pages == copied
 
 
 @contextlib.contextmanager
@@ -178,6 +202,8 @@ def translated(path: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise of_sqlite(error, path) from error
+    except UnicodeDecodeError as error:
+        raise errors.StoreDamaged(f"{path} is damaged: {error}.", path=path) from error
     except OSError as error:
         raise of_system(error, path) from error
 

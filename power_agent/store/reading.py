@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from hashlib import sha256
 from typing import Any
 
-from power_agent.errors import SessionNotFound
+from power_agent.errors import SessionNotFound, StoreDamaged
 from power_agent.events import CODES, EVENTS
+from power_agent.failpoints import passing
 from power_agent.ports import Record, SessionRow
 from power_agent.store.file import Log
 
@@ -80,11 +82,16 @@ def find_key(db: Log, session: str, key: str) -> int | None:
 def blob(db: Log, session: str, digest: str, start: int, length: int | None) -> bytes | None:
     """Read a part of a blob, of the session's own or of an ancestor's."""
     for number, _, _, _ in lineage(db, session)[::-1]:
-        row = db.execute(
-            "SELECT substr(content, ?, ?) FROM blob WHERE session = ? AND hash = ?", (start + 1, -1 if length is None else length, number, bytes.fromhex(digest))
-        ).fetchone()
+        where = (number, bytes.fromhex(digest))
+        if length is not None:
+            row = db.execute("SELECT coalesce(substr(content, ?, ?), x'') FROM blob WHERE session = ? AND hash = ?", (start + 1, length, *where)).fetchone()
+        else:
+            row = db.execute("SELECT content FROM blob WHERE session = ? AND hash = ?", where).fetchone()
         if row is not None:
-            return bytes(row[0])
+            content = bytes(row[0])
+            if length is None and sha256(content).digest() != where[1]:
+                raise StoreDamaged(f"The blob {digest} has other content than its name says.", path=db.path)
+            return content if length is not None else content[start:]
     return None
 
 
@@ -96,6 +103,17 @@ def snapshot(db: Log, session: str, fold: int) -> tuple[int, str] | None:
 
 def keep_snapshot(db: Log, session: str, seq: int, fold: int, text: str) -> None:
     """Cache a state; never one that is ahead of the log."""
+    passing("before", ("snapshot",))
     db.execute(
         "INSERT OR REPLACE INTO snapshot (session, seq, fold, body) SELECT id, ?, ?, ? FROM session WHERE name = ? AND erased = 0 AND head >= ?", (seq, fold, text, session, seq)
     )
+    passing("after", ("snapshot",))
+
+
+def set_deadline(db: Log, session: str, epoch: int, until: int) -> bool:
+    """Renew a lease, or release it with 0; False: the session is at another epoch."""
+    name = "renewal" if until else "release"
+    passing("before", (name,))
+    changed = db.execute(f"UPDATE session SET deadline = {'max(deadline, ?)' if until else '?'} WHERE name = ? AND epoch = ?", (until, session, epoch)).rowcount
+    passing("after", (name,))
+    return bool(changed)

@@ -38,10 +38,12 @@ class _Writer:
     """What all stores of one file in one event loop share: the connection, the queue, the leases."""
 
     open: dict[tuple[object, ...], _Writer] = {}  # noqa: RUF012  the register of this process
+    inherited: set[tuple[object, ...]] = set()  # noqa: RUF012  device and inode of what was open when this process was forked off
 
     def __init__(self, path: str, durability: Durability, clock: Clock, lease_ms: int) -> None:
         self.path = path
         self.durability = durability
+        self.lease_ms = lease_ms
         self.users = 0
         self.failed: errors.StoreError | None = None
         self.leases = LeaseKeeper(path, clock, lease_ms)
@@ -61,10 +63,19 @@ class _Writer:
     async def _open(self) -> None:
         db = aiosqlite.Connection(partial(open_log, self.path, self.durability), 64)
         db._thread.daemon = True  # noqa: SLF001  a store that nobody closed must not keep the process from ending
-        self._db = await db
+        try:
+            self._db = await db
+        except BaseException:
+            await asyncio.to_thread(db._thread.join, LOCK_SECONDS)  # noqa: SLF001  else it answers a loop that may be closed by then
+            raise
 
     async def close(self) -> None:
-        """Let everything that waits be kept, then close."""
+        """Let everything that waits be kept, then close. After a fork() the connection, its thread and its locks are the parent's."""
+        if os.getpid() != self._pid:
+            return
+        if self._ready is not None:
+            await asyncio.wait([self._ready])  # whoever opened may have been cancelled
+            self._ready.cancelled() or self._ready.exception()
         while self._flushing is not None and not self._flushing.done():
             await asyncio.wait([self._flushing])
         db, self._db = self._db, None
@@ -83,18 +94,33 @@ class _Writer:
 
     async def append(self, request: Append) -> Kept:
         """Queue a request for the next commit and wait for it. Cancelling the wait does not recall the request."""
-        if self.failed is not None:
-            raise errors.StoreFailed(f"{self.path} failed before: {self.failed.message}", path=self.path)
+        self._refuse_after_failure()
         if self._db is None or os.getpid() != self._pid:
             await self.run(lambda _: None)  # says why not
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, answer))
         if self._flushing is None or self._flushing.done():
+            self._abandon()
             self._flushing = asyncio.create_task(self._flush())
+            self._flushing.add_done_callback(self._flushed)
+        self._waiting.append((request, answer))
         kept = await asyncio.shield(answer)
         if isinstance(kept, errors.PowerAgentError):
             raise kept.with_traceback(None)
         return kept
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        if task is self._flushing:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Give up what a cancelled flush left behind: nobody may find it kept much later."""
+        for _, waiter in self._waiting:
+            waiter.cancel()
+        self._waiting.clear()
+
+    def _refuse_after_failure(self) -> None:
+        if self.failed is not None:
+            raise errors.StoreFailed(f"{self.path} failed before: {self.failed.message}", path=self.path)
 
     async def _flush(self) -> None:
         """Commit whatever waits, together, until nothing does."""
@@ -102,6 +128,7 @@ class _Writer:
             batch, self._waiting = self._waiting, []
             answers: list[Answer]
             try:
+                self._refuse_after_failure()
                 answers = await self.run(commit, [request for request, _ in batch])
             except errors.PowerAgentError as error:
                 answers = [error] * len(batch)
@@ -126,7 +153,17 @@ class _Writer:
             try:
                 await self.run(checkpoint)
             except errors.StoreError as error:
+                self._remember_failure([error])
                 _log.warning("A checkpoint of %s failed: %s", self.path, error)
+
+
+def _forked_off() -> None:
+    """In the child of a fork(): the parent's writers are out of bounds, and so are their files."""
+    _Writer.inherited |= {key[2:] for key in _Writer.open}
+    _Writer.open.clear()
+
+
+os.register_at_fork(after_in_child=_forked_off)
 
 
 class SQLiteStore:
@@ -140,7 +177,7 @@ class SQLiteStore:
             raise errors.InvalidInput(f"There is no durability {durability!r}.", hint='Use "full" or "normal".')
         self._path = os.fspath(path)
         if self._path != ":memory:":
-            self._path = str(Path(self._path).expanduser().absolute())
+            self._path = _real(self._path)
         self._durability: Durability = durability
         self._clock = clock or SystemClock()
         self._lease_ms = round(lease_seconds * 1000)
@@ -178,10 +215,14 @@ class SQLiteStore:
         if self._path == ":memory:":
             self._key = (id(self),)
             return make()
-        self._key = (os.getpid(), id(asyncio.get_running_loop()), *prepare(self._path))
+        place = prepare(self._path)
+        if place in _Writer.inherited:
+            raise errors.StoreForked(f"{self._path} was open when this process was forked off: SQLite would trust locks that only the parent holds.", path=self._path)
+        self._key = (os.getpid(), id(asyncio.get_running_loop()), *place)
         writer = _Writer.open.setdefault(self._key, make())
-        if writer.durability != self._durability:
-            raise errors.InvalidInput(f"{self._path} is open with durability={writer.durability!r} already.", hint="Use the same durability everywhere in one process.")
+        if (writer.durability, writer.lease_ms) != (self._durability, self._lease_ms):
+            message = f"{self._path} is open with durability={writer.durability!r} and a lease of {writer.lease_ms / 1000:g} s already."
+            raise errors.InvalidInput(message, hint="Use the same durability and lease everywhere in one process.")
         return writer
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -206,11 +247,14 @@ class SQLiteStore:
             writer.leases.let_go(request.session, kept.epoch)
         return kept
 
-    async def erase(self, request: Append) -> Kept:
-        """Append `session.erased`, destroy what it covers, and leave nothing of it in the write-ahead log."""
-        kept = await self.append(request)
-        await self._opened().run(partial(checkpoint, truncate=True, seconds=LOCK_SECONDS))
-        return kept
+    async def scrub(self) -> None:
+        """Leave nothing of what was erased in the write-ahead log; `StoreBusy` when somebody still reads old pages."""
+        if not await self._opened().run(partial(checkpoint, truncate=True, seconds=LOCK_SECONDS)):
+            raise errors.StoreBusy(
+                f"What was erased is gone from {self._path}, but somebody who still reads keeps a copy in its write-ahead log.",
+                path=self._path,
+                hint="It goes with the next checkpoint; call scrub() when the reader is done.",
+            )
 
     async def read(self, session: str, *, after: int = 0, upto: int | None = None, limit: int | None = None, kinds: Collection[str] | None = None) -> list[Record]:
         """Read kept events of a session, chunk by chunk, so that commits find room in between."""
@@ -249,11 +293,15 @@ class SQLiteStore:
         """Keep the lease alive from a thread of the store's own."""
         self._opened().leases.hold(session, epoch, owner)
 
+    async def renew(self, session: str, epoch: int, until: int) -> bool:
+        """Renew the lease now; False: the session is at another epoch."""
+        return await self._opened().run(reading.set_deadline, session, epoch, until)
+
     async def release(self, session: str, epoch: int) -> None:
         """Give the session up, so that the next owner need not wait."""
         writer = self._opened()
         writer.leases.let_go(session, epoch)
-        await writer.run(lambda db: db.execute("UPDATE session SET deadline = 0 WHERE name = ? AND epoch = ?", (session, epoch)) and None)
+        await writer.run(reading.set_deadline, session, epoch, 0)
 
     def lost(self, session: str, epoch: int) -> bool:
         """Say whether a held lease was found to be somebody else's."""
@@ -288,6 +336,14 @@ class SQLiteStore:
                     yield wrong
             after = names[-1]
             names = [] if session is not None else [row.session for row in await self.sessions(after=after)]
+
+
+def _real(path: str) -> str:
+    """Return where a path leads, so that a link and its file share one lock; what leads nowhere is refused on opening."""
+    try:
+        return str(Path(path).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError):
+        return str(Path(path).absolute())
 
 
 def _backup_apart(path: str, target: str) -> None:

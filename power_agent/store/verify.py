@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 
 from power_agent.chain import UNSALTED, digest_of, link, secret_of
 from power_agent.errors import PowerAgentError
-from power_agent.events import Envelope, SessionOpened, decode
-from power_agent.ports import Record, Store
+from power_agent.events import CODES, Envelope, SessionOpened, decode
+from power_agent.messages import Attachment
+from power_agent.ports import Record, SessionRow, Store
 from power_agent.state import SessionState, evolve
 from power_agent.store.file import Log
 from power_agent.store.migrate import migrate
@@ -31,6 +33,12 @@ def check_file(db: Log) -> list[str]:
     strays = "SELECT count(*) FROM event WHERE session NOT IN (SELECT id FROM session)"
     if count := db.execute(strays).fetchone()[0]:
         wrong.append(f"{count} events belong to no session.")
+    wrong += [f"The blob {name.hex()} has other content than its name says." for name, content in db.execute("SELECT hash, content FROM blob") if sha256(content).digest() != name]
+    disorder = "SELECT count(*) FROM event JOIN event AS next ON next.session = event.session AND next.seq = event.seq + 1 WHERE next.pos <= event.pos"
+    if disordered := db.execute(disorder).fetchone()[0]:
+        wrong.append(f"{disordered} events stand before the one they follow.")
+    if dict(db.execute("SELECT code, name FROM kind")) != CODES:
+        wrong.append("The table of kinds does not say what the numbers mean.")
     count, last = db.execute("SELECT count(*), coalesce(max(pos), 0) FROM event").fetchone()
     if count != last:
         wrong.append(f"{last} positions were given, but {count} events are there.")
@@ -44,40 +52,63 @@ def _schema(db: Log) -> list[str]:
     expected = dict(model.execute(sql).fetchall())
     model.close()
     found = dict(db.execute(sql).fetchall())
-    return [f"The {name} is {'missing' if name not in found else 'not the one that belongs here'}." for name in expected if found.get(name) != expected[name]]
+    return [f"The {name} is {'missing' if name not in found else 'not the one that belongs here'}." for name in expected if found.get(name) != expected[name]] + [
+        f"The {name} is not one of ours." for name in found if name not in expected
+    ]
 
 
 async def check_chain(store: Store, session: str) -> AsyncIterator[str]:
-    """Recompute the chain of one session and fold it."""
+    """Recompute the chain of one session, fold it, and compare its row with what came out."""
     row = await store.find(session)
     if row is None:
         yield f"There is no session {session!r}."
         return
-    reader = _Reader(row.base)
-    while True:
+    reader = _Reader()
+    records: list[Record] = []
+    while not reader.state.seq or len(records) == CHUNK:
         records = await store.read(session, after=reader.state.seq, limit=CHUNK)
         for record in records:
-            wrong = reader.take(record)
+            wrong = reader.take(record) or await _missing_blob(store, session, record)
             if wrong:
                 yield f"Session {session!r}, event {record.seq}: {wrong}"
                 return
-        if len(records) < CHUNK:
+        if not records:
             break
-    if (reader.state.seq, reader.tip) != (row.head, row.tip):
-        after = await store.find(session)
-        if after == row:
-            yield f"Session {session!r} ends with event {reader.state.seq}, but its row says {row.head}."
-    if row.erased and not reader.state.erased:
-        yield f"Session {session!r} is marked as erased, but no event says so."
+    if await store.find(session) == row:  # nobody wrote meanwhile
+        for wrong in _row_against(row, reader.state, reader.tip):
+            yield f"Session {session!r} {wrong}"
+
+
+def _row_against(row: SessionRow, state: SessionState, tip: bytes) -> Iterator[str]:
+    if (state.seq, tip) != (row.head, row.tip):
+        yield f"ends with event {state.seq}, but its row says {row.head}, or has another hash."
+    if row.erased != state.erased:
+        yield f"is {'' if row.erased else 'not '}marked as erased, but its events say otherwise."
+    if row.epoch != state.epoch or (row.owner != state.owner and not row.erased):
+        yield f"has epoch {state.epoch} and the owner {state.owner}, but its row says otherwise."
+
+
+async def _missing_blob(store: Store, session: str, record: Record) -> str | None:
+    for digest in _named(record):
+        if await store.blob(session, digest, length=0) is None:
+            return f"the blob {digest} is missing."
+    return None
+
+
+def _named(record: Record) -> list[str]:
+    """Return the blobs that an event refers to."""
+    event = decode(record.kind, record.body) if record.body is not None else None
+    said = (*(getattr(event, "parts", None) or ()), *getattr(event, "context", ()))
+    cut = getattr(event, "cut", None)
+    return [part.blob for part in said if isinstance(part, Attachment) and part.blob] + ([cut.blob] if cut else [])
 
 
 class _Reader:
     """Walks one session from its first event, with what is needed to judge the next."""
 
-    def __init__(self, base: int) -> None:
+    def __init__(self) -> None:
         self.state = SessionState("")
         self.tip = b""
-        self._base = base
         self._session = ""
         self._secret = UNSALTED
         self._hollow = False

@@ -1,0 +1,36 @@
+"""A probe finds out whether a payment happened that nobody saw the end of, so that no person has to be asked."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from power_agent import Call, DidNotHappen, Happened, ScriptedModel, StatefulAgentLoop, ToolContext, tool
+
+PATH = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
+book: dict[str, str] = {}
+
+
+def look(arguments: Mapping[str, Any], ctx: ToolContext) -> Happened | DidNotHappen:
+    """Look into the book."""
+    return Happened(f"{arguments['to']} is paid") if ctx.idempotency_key in book else DidNotHappen()
+
+
+@tool(probe=look, seconds=0.1)
+async def pay(to: str, ctx: ToolContext) -> str:
+    """Pay somebody."""
+    book[ctx.idempotency_key] = to
+    await asyncio.sleep(60)  # the bank has booked, and its answer is lost
+    return "never said"
+
+
+async def main() -> None:
+    async with StatefulAgentLoop(ScriptedModel([[Call("pay", {"to": "Ada"})], "Ada is paid."]), tools=[pay], store=PATH) as loop:
+        result = await loop.send("Pay Ada.", session_id="bills")
+        print(f"{result.status}: {result.pending[0].state}, {result.pending[0].why}")
+        result = await loop.resume("bills")
+        print(f"{result.status}: {result.calls[0].output}, after {result.calls[0].attempts} attempt")
+
+
+asyncio.run(main())

@@ -1,0 +1,474 @@
+"""While there is a step: perform it, record what came of it.
+
+    stage    facts are checked into a draft, and the next step is decided on the state after them
+    keep     the draft is kept before anything happens outside, and before waiting; so a round costs two commits, no more
+    perform  ask the model, run calls, wait
+
+The first run, a retry, a resume after a crash and a resume after an approval all come through `run`. Nothing is remembered here
+that the log does not hold, but for what is running in this very process.
+
+`HeadMoved` means that somebody added a fact: the tail is read, outcomes that were staged are checked in again, decisions are
+made anew. `OwnershipLost` means that somebody else works on the session now: everything here stops, nothing more is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from power_agent import events as e
+from power_agent.context import render
+from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
+from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
+from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, FIRST_BACKOFF_SECONDS, LOOK_SECONDS, MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS, STOP_SECONDS, Limits
+from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
+from power_agent.messages import AnswerPart, Call
+from power_agent.ports import Clock, Glimpse, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
+from power_agent.sink import Sink
+from power_agent.state import CallState, SessionState
+
+RACES = 8
+"""How often a last word is tried again when others keep adding facts."""
+OUTCOMES = frozenset({"model.answered", "model.failed", "call.succeeded", "call.failed", "call.aborted", "call.doubted"})
+"""What happened, happened: checked in again when the head moved. Everything else is decided anew."""
+
+
+class Drive:
+    """One session, moved on by its owner until nothing more can be done without somebody else."""
+
+    def __init__(  # noqa: PLR0913  what it moves with
+        self, sink: Sink, store: Store, clock: Clock, model: Model, tools: Tools, executor: Executor, state: SessionState, *, go_on: bool = False, glimpse: Glimpse | None = None
+    ) -> None:
+        self._sink = sink
+        self._store = store
+        self._clock = clock
+        self._model = model
+        self._tools = tools
+        self._executor = executor
+        self._glimpse: Glimpse = glimpse or (lambda _kind, _text: None)
+        self._draft = sink.draft(state)
+        self._go_on = go_on
+        self._running: dict[str, asyncio.Task[Done]] = {}
+        self._contexts: dict[str, ToolContext] = {}
+        self._recovering: set[str] = set()
+        self._left_behind: list[Callable[[], bool]] = []  # threads nobody can stop; each keeps its place
+        self._wake = asyncio.Event()
+        self.has_kept = False
+
+    @property
+    def state(self) -> SessionState:
+        """The state with everything that is staged."""
+        return self._draft.state
+
+    @property
+    def kept(self) -> SessionState:
+        """The state that is in the log."""
+        return self._draft.base
+
+    def notice(self) -> None:
+        """Look at the log soon: somebody in this process added a fact."""
+        self._wake.set()
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def run(self, first: Sequence[e.Event] = ()) -> SessionState:
+        """Move the session on. Cancelled, it puts everything down so that any process can resume."""
+        try:
+            await self._sink.hold(self.kept)
+            self._stage(*first)
+            if not first and self.state.cancel is None:
+                self._recovering = {call.call.id for call in self.state.unresolved if call.place == "doubted"}
+            while not await self._step():
+                pass
+        except OwnershipLost:
+            await self._stop_all()
+            raise
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._put_down()))
+            raise
+        return self.state
+
+    async def _step(self) -> bool:
+        """Decide and perform one step; True when there is nothing left to do without somebody else."""
+        doubted = [self.state.calls[name] for name in sorted(self._recovering & self.state.calls.keys())]
+        if any(call.place == "doubted" and not call.permitted_by for call in doubted):
+            await self._recover([call for call in doubted if call.place == "doubted" and not call.permitted_by])
+            return False
+        step = decide(self.state, self._clock.now(), Facts(running=frozenset(self._running), go_on=self._go_on))
+        match step:
+            case TakeInput():
+                self._go_on = False
+                self._stage(e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
+            case AskModel():
+                await self._ask(step)
+            case RunCalls():
+                await self._see_to(step)
+            case EndTurn():
+                self._stage(e.TurnEnded(turn=step.turn, status=step.status, reason=step.reason, failure=self._why_failed(step)))
+            case Wait(why="running" | "backoff"):
+                if await self._keep():
+                    await self._wait(step.until)
+            case _:
+                return await self._keep(release=True)
+        return False
+
+    def _why_failed(self, step: EndTurn) -> e.Failure | None:
+        return self.state.setback.failure if step.status == "failed" and self.state.setback is not None else None
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _stage(self, *facts: e.Event, blobs: Mapping[str, bytes] | None = None) -> None:
+        self._sink.check(self._draft, facts, blobs)
+
+    async def _keep(self, *, release: bool = False) -> bool:
+        """Keep what is staged. False: somebody was quicker, decide again."""
+        self._sink.check_owner(self.kept)
+        try:
+            state = await self._sink.keep(self._draft, release=release)
+        except HeadMoved:
+            await self._follow()
+            return False
+        if release and not self._draft.ready:
+            await self._sink.release(state)
+        self._draft = self._sink.draft(state)
+        self.has_kept = True
+        return True
+
+    async def _follow(self) -> None:
+        """Read what others added; check what happened here in again, and let what was only decided go."""
+        staged, blobs = self._draft.events, self._draft.blobs
+        if any(event.kind == "input.received" for event in staged):
+            raise HeadMoved(f"Session {self.kept.session!r} moved on before its input was kept.", session=self.kept.session, head=self.kept.seq)
+        base = await self._sink.catch_up(self.kept)
+        if base.epoch != self.kept.epoch:
+            raise OwnershipLost(f"Session {base.session!r} was taken over.", session=base.session, epoch=base.epoch)
+        self._draft = self._sink.draft(base)
+        for event in staged:
+            if event.kind in OUTCOMES:
+                try:
+                    self._stage(event, blobs=blobs)
+                except IllegalMove:  # somebody ended the call or the turn meanwhile, and was first
+                    continue
+
+    async def _look(self) -> None:
+        """See whether anything was added from outside, or the session was taken."""
+        self._wake.clear()
+        self._sink.check_owner(self.kept)
+        row = await self._store.find(self.kept.session)
+        if row is not None and (row.head, row.epoch) != (self.kept.seq, self.kept.epoch):
+            await self._follow()
+
+    # -- the model -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, step: AskModel) -> None:
+        """Record the intent, ask, and stage the answer or the failure."""
+        self._stage(e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs))
+        if not await self._keep():
+            return
+        state = self.state
+        context = render(state)
+        if context.why_not is not None:
+            raise IllegalMove(f"The context of {state.session!r} cannot be sent: {context.why_not}.", session=state.session, kind="model.asked", place=state.place)
+        config = state.turn.config if state.turn is not None else state.config
+        request = ModelRequest(
+            model=self._model.name,
+            system=config.system,
+            messages=context.messages,
+            tools=self._tools.specs,
+            settings=config.settings,
+            session=state.session,
+            replies=state.replies,
+            attempt=step.attempt,
+        )
+        try:
+            reply = await self._until_cancelled(self._model.ask(request, self._glimpse))
+        except ModelError as error:
+            self._stage(self._failed(step, error))
+        except Exception as error:  # noqa: BLE001  an adapter's bug ends the turn, not the session
+            self._stage(self._failed(step, ModelError(f"{type(error).__name__}: {error}")))
+        else:
+            if reply is not None:
+                self._stage_answer(step, reply)
+
+    def _stage_answer(self, step: AskModel, reply: ModelReply) -> None:
+        try:
+            self._stage(_answered(step, reply))
+        except InvalidInput as error:
+            self._stage(self._failed(step, ModelError(f"The answer cannot be kept: {error.message}")))
+
+    async def _until_cancelled(self, request: Any) -> ModelReply | None:
+        """Wait for an answer; None when the turn was cancelled first."""
+        task: asyncio.Task[ModelReply] = asyncio.ensure_future(request)
+        task.add_done_callback(_looked_at)
+        try:
+            while not task.done():
+                await self._pause({task})
+                if not task.done() and self.state.cancel is not None:
+                    return None
+                if self.state.turn is None or self.state.request is None:
+                    return None
+            return await task
+        finally:
+            if not task.done():
+                await _stopped([task])
+
+    def _failed(self, step: AskModel, error: ModelError) -> e.ModelFailed:
+        again = error.retryable and step.attempt < MAX_MODEL_ATTEMPTS
+        wait = 0.0
+        if again:
+            wait = max(_backoff(step.attempt), min(max(error.retry_after or 0.0, 0.0), MAX_BACKOFF_SECONDS))
+        failure = e.Failure(code=error.code, message=error.message[:4_000])
+        not_before = self._clock.now() + round(wait * 1000) if again else None
+        return e.ModelFailed(round=step.round, attempt=step.attempt, failure=failure, retryable=error.retryable, not_before=not_before)
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    async def _see_to(self, step: RunCalls) -> None:
+        """Give up, doubt, judge and begin calls, as the step says."""
+        cancel, calls = self.state.cancel, self.state.calls
+        for name in step.abort:
+            self._stage(e.CallAborted(call=name, by=(cancel and cancel.by) or "a person", reason=cancel.reason if cancel else "cancelled"))
+        for name in step.expired:
+            self._stage(e.CallDenied(call=name, by="deadline", reason="nobody answered in time"))
+        for name in step.doubt:
+            self._stage(e.CallDoubted(call=name, attempt=calls[name].attempt, reason=FOUND))
+        if step.doubt:
+            self._recovering |= set(step.doubt)
+            return
+        await self._judge(step.run)
+
+    async def _judge(self, names: Sequence[str]) -> None:
+        """Let each call have its verdict, and begin those that may run, as far as there are places."""
+        for name in names:
+            if not await self._guard(name):
+                return
+        full = False
+        starting: list[str] = []
+        self._left_behind = [alive for alive in self._left_behind if alive()]
+        places = self._limits.max_parallel_calls - len(self._running) - len(self._left_behind)
+        for name in names:  # no await from here on: what is staged as started begins, or is dropped with the draft
+            if name not in self.state.calls or self.state.calls[name].resolved:
+                continue
+            fact = self._executor.judge(self.state, self.state.calls[name], self._clock.now())
+            if isinstance(fact, e.CallStarted):
+                if len(starting) >= places:
+                    full = True
+                    continue
+                starting.append(name)
+            self._stage(fact)
+        if starting:
+            if await self._keep():
+                await self._begin(starting)
+        elif full and await self._keep():
+            deadline = earliest_deadline(self.state.unresolved)
+            soon = self._clock.now() + round(LOOK_SECONDS * 1000)
+            await self._wait(min(deadline or soon, soon) if self._left_behind else deadline)  # a thread's end wakes nobody
+
+    async def _guard(self, name: str) -> bool:
+        """Let the guards look at a call. False: the head moved while one of them thought, decide again."""
+        for guard in self._executor.guards(self.state.calls[name]):
+            verdict: Any
+            try:
+                verdict = guard(wanted(self.state, self.state.calls[name]))
+                if inspect.isawaitable(verdict):
+                    if not await self._keep():
+                        await _dropped(verdict)
+                        return False
+                    verdict = await verdict
+            except Exception as error:  # noqa: BLE001  what could not be looked at does not run
+                verdict = error
+            self._stage(*self._executor.guarded(self.state.calls[name], guard, verdict))
+            if name not in self.state.calls or self.state.calls[name].resolved:
+                break
+        return True
+
+    @property
+    def _limits(self) -> Limits:
+        return (self.state.turn.config if self.state.turn is not None else self.state.config).limits
+
+    async def _begin(self, names: Sequence[str]) -> None:
+        """Start effects whose intent is durable, while a good part of the lease is left."""
+        if self._clock.now() - self.kept.at > self._store.lease_ms * (1 - EFFECT_MARGIN):
+            await self._look()
+            await self._sink.renew(self.kept)
+        self._recovering -= set(names)
+        for name in names:
+            call = self.state.calls[name]
+            context = self._contexts[name] = self._executor.context(self.state, call)
+            work = self._executor.run(call, context, self._limits.max_tool_seconds, self._limits.max_output_bytes_in_context)
+            self._running[name] = asyncio.create_task(work, name=f"call {name}")
+
+    async def _recover(self, calls: Sequence[CallState]) -> None:
+        """Let the promises of the tools decide what happens to doubted calls; what nobody promised stays for a person.
+
+        A call stays in `_recovering` until what was decided is in the log: when the head moves first, it is decided again.
+        """
+        for call in calls:
+            promise, name = self._executor.promise(self.state, call), call.call.id
+            if self.state.cancel is not None and promise == "rerun":
+                self._stage(e.CallAborted(call=name, by=self.state.cancel.by or "a person", reason=self.state.cancel.reason))
+            elif self.state.cancel is None and promise in {"rerun", "keyed"}:
+                self._stage(e.CallRetried(call=name, by=f"recovery ({promise})"))
+            elif self.state.cancel is None and promise == "probe":
+                if await self._keep():
+                    await self._probe(call)
+                return
+            else:
+                self._recovering.discard(name)
+
+    async def _probe(self, call: CallState) -> None:
+        """Ask whether a call happened. The question has no effects, so it may be asked again after a crash."""
+        name = call.call.id
+        done = await self._executor.probe(call, self._executor.context(self.state, call), self._limits.max_output_bytes_in_context)
+        await self._look()
+        if not done.facts:
+            self._recovering.discard(name)
+        elif name in self.state.calls and self.state.calls[name].place == "doubted":
+            self._stage_outcome(done)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    async def _wait(self, until: int | None) -> None:
+        """Wait for a call that runs here, for a moment, or for news from outside; stage what came."""
+        known = self.kept
+        while self.kept is known and not self._collect():
+            if self.state.cancel is not None:
+                await self._wind_down()
+                return
+            seconds = None if until is None else (until - self._clock.now()) / 1000
+            if seconds is not None and seconds <= 0:
+                return
+            await self._pause(set(self._running.values()), seconds)
+
+    async def _pause(self, tasks: set[asyncio.Task[Any]], seconds: float | None = None) -> None:
+        """Wait until one of the tasks is done, somebody wakes us, or it is time to look at the log; look."""
+        pause = LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS)
+        others = {asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(pause) if not tasks else asyncio.sleep(pause))}
+        try:
+            await asyncio.wait({*tasks, *others}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for other in others:
+                other.cancel()
+        if not any(task.done() for task in tasks):
+            await self._look()
+
+    def _collect(self) -> bool:
+        """Stage the outcomes of calls that are done."""
+        finished = [name for name, task in self._running.items() if task.done()]
+        for name in finished:
+            task, call = self._running.pop(name), self.state.calls.get(name)
+            context = self._contexts.pop(name, None)
+            if context is not None and context.still_alive():
+                self._left_behind.append(context.still_alive)
+            if call is None:
+                continue
+            self._stage_outcome(Done((lost(call, STOPPED),)) if task.cancelled() else task.result())
+        return bool(finished)
+
+    def _stage_outcome(self, done: Done) -> None:
+        try:
+            self._stage(*done.facts, blobs=done.blobs)
+        except IllegalMove:  # a person ended the call first; what was kept stands
+            return
+        except InvalidInput as error:  # too deep, too large: it happened all the same
+            call, attempt = getattr(done.facts[0], "call", ""), getattr(done.facts[0], "attempt", 1)
+            failure = e.Failure(code=error.code, message=f"Its result cannot be kept: {error.message[:1_000]}")
+            self._stage(e.CallFailed(call=call, attempt=attempt, failure=failure, by=getattr(done.facts[0], "by", None)))
+
+    async def _wind_down(self) -> None:
+        """The turn is cancelled: tell the tools, give them a moment, stop them, and stage what is known of each."""
+        for context in self._contexts.values():
+            context.cancelled = True
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=CANCEL_GRACE_SECONDS)
+            await _stopped(self._running.values())
+            for name, task in list(self._running.items()):
+                if not task.done():  # it does not even stop: leave it behind
+                    self._running.pop(name)
+                    self._stage_outcome(Done((lost(self.state.calls[name], STOPPED),)))
+        self._collect()
+
+    async def _stop_all(self) -> None:
+        await _stopped(self._running.values())
+        self._running.clear()
+
+    async def _put_down(self) -> None:
+        """Interrupted: stop what runs, keep what is known, give the session up. The turn stays open for `resume`."""
+        running = dict(self._running)
+        await _stopped(running.values())
+        await self._sink.settled(self.kept.session)
+        outcomes = [Done(tuple(event for event in self._draft.events if event.kind in OUTCOMES), self._draft.blobs)]
+        outcomes += [task.result() for task in running.values() if task.done() and not task.cancelled() and task.exception() is None]
+        for _ in range(RACES):
+            base = await self._sink.catch_up(self.kept)
+            if base.epoch != self.kept.epoch:
+                return
+            self._draft = self._sink.draft(base)
+            for done in outcomes:
+                self._stage_outcome(done)
+            try:
+                self._sink.check_owner(base)
+                await self._sink.keep(self._draft, release=True)
+                await self._sink.release(base)
+            except HeadMoved:
+                continue
+            except OwnershipLost:
+                return
+            return
+
+
+def _answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:
+    """Turn a reply into the fact, giving each call our id."""
+    parts: list[AnswerPart] = []
+    number = 0
+    for part in reply.parts:
+        if isinstance(part, Call):
+            number += 1
+            parts.append(Call(part.name, part.arguments, f"t{step.turn}r{step.round}c{number}", part.provider_id, part.malformed, part.raw))
+        else:
+            parts.append(part)
+    return e.ModelAnswered(
+        round=step.round,
+        attempt=step.attempt,
+        parts=tuple(parts),
+        format=reply.format,
+        finish=reply.finish,
+        usage=reply.usage,
+        model=reply.model,
+        cost_nano_usd=reply.cost_nano_usd,
+        price_source=reply.price_source,
+    )
+
+
+async def _dropped(verdict: Any) -> None:
+    """Let go of a verdict that nobody waits for any more."""
+    task = asyncio.ensure_future(verdict)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _backoff(attempt: int) -> float:
+    """Return how long to wait after a failed attempt; tenacity knows the formula."""
+    from tenacity import RetryCallState, wait_exponential, wait_random  # noqa: PLC0415  only when something failed
+
+    call = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+    call.attempt_number = attempt
+    waits = wait_exponential(multiplier=FIRST_BACKOFF_SECONDS, max=60.0) + wait_random(0.0, FIRST_BACKOFF_SECONDS)
+    return float(waits(call))
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    """Take note of a task's error, also when nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _stopped(tasks: Any) -> None:
+    """Cancel tasks and wait for their end, for a while."""
+    alive = [task for task in tasks if not task.done()]
+    for task in alive:
+        task.cancel()
+    if alive:
+        await asyncio.wait(alive, timeout=STOP_SECONDS)

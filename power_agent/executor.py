@@ -1,0 +1,287 @@
+"""Runs tool calls: may it run, intent, effect, outcome.
+
+    judge     policy, arguments and digest say what a call that has not started needs: a person, a refusal, or a start
+    begin     its intent is durable; now the effect, under a time limit
+    outcome   what came of it, as facts: succeeded, failed because the tool said so, doubted when nobody can know
+    recover   what was found started without an outcome is doubted first; then the stricter of the promise recorded with the
+              start and the promise the tool makes today decides
+
+Nothing here writes: facts are returned to the drive, which keeps them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json, to_jsonable_python
+
+from power_agent import events as e
+from power_agent.chain import idempotency_key
+from power_agent.errors import BadArguments
+from power_agent.failpoints import passing
+from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
+from power_agent.messages import Attachment, Call, ContentPart, Text
+from power_agent.policy import Allow, Ask, Change, Deny, Guard, GuardVerdict, Policy, Refuse, Verdict, Wanted
+from power_agent.ports import DidNotHappen, Glimpse, Happened, Tool, ToolContext, Tools
+from power_agent.state import CallState, SessionState
+
+STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
+FOUND = "It was found started, and its outcome was not recorded."
+STOPPED = "It was stopped because the turn was cancelled."
+FROM_WITHIN = "It was cancelled from within, without an outcome."
+TOO_LONG = "It took longer than {seconds:g} s."
+
+
+class Done(NamedTuple):
+    """What came of an effect: facts, and the blobs they refer to."""
+
+    facts: tuple[e.Event, ...]
+    blobs: Mapping[str, bytes] = {}
+
+
+class Executor:
+    """Judges, runs and recovers the calls of sessions; keeps no state of its own."""
+
+    def __init__(self, tools: Tools, policy: Policy, deps: Any = None, glimpse: Glimpse | None = None, guards: Sequence[Guard] = ()) -> None:
+        self._tools = tools
+        self._policy = policy
+        self._deps = deps
+        self._glimpse = glimpse
+        self._guards = tuple(guards)
+
+    # -- guards --------------------------------------------------------------------------------------------------------
+
+    def guards(self, call: CallState) -> Sequence[Guard]:
+        """Return who wants to look at a call: at one that can be run and about which nobody was asked yet."""
+        tool = self._tools.get(call.call.name)
+        return self._guards if call.place == "requested" and self._wrong(call.call, tool) is None else ()
+
+    @staticmethod
+    def guarded(call: CallState, guard: Guard, verdict: GuardVerdict | Exception) -> tuple[e.Event, ...]:
+        """Turn a guard's verdict into facts."""
+        name, made = getattr(guard, "__name__", type(guard).__name__), call.call.id
+        if isinstance(verdict, Exception):
+            verdict = Refuse(f"the guard itself failed: {type(verdict).__name__}: {verdict}")
+        match verdict:
+            case Change(arguments=arguments, reason=reason):
+                return (e.GuardDecided(guard=name, at="call", verdict="changed", reason=reason, subject=made, change=dict(arguments)),)
+            case Refuse(reason=reason):
+                refused = e.GuardDecided(guard=name, at="call", verdict="refused", reason=reason, subject=made)
+                return (refused, e.CallDenied(call=made, by=f"guard ({name})", reason=reason))
+            case _:
+                return ()
+
+    # -- before it starts ----------------------------------------------------------------------------------------------
+
+    def judge(self, state: SessionState, call: CallState, now: int) -> e.Event:
+        """Return the next fact about a call that has not started, or may start again."""
+        made = call.call
+        tool = self._tools.get(made.name)
+        if call.place == "requested":
+            wrong = self._wrong(made, tool)
+            if wrong is not None:
+                return e.CallFailed(call=made.id, attempt=1, failure=wrong)
+        if tool is None:  # approved or doubted, and gone since
+            return e.CallAborted(call=made.id, by="power_agent", reason=f"there is no tool {made.name} any more")
+        digest = digest_of(tool, made)
+        if tool.external and call.place == "requested":
+            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, external=True)
+        if call.place == "approved" and call.digest == digest:
+            return self._start(state, call, tool, digest)
+        if call.place == "doubted":
+            return self._again(state, call, tool, digest)
+        verdict = self._verdict(wanted(state, call))
+        match verdict:
+            case Allow() if call.place == "requested":
+                return self._start(state, call, tool, digest)
+            case Deny(reason=reason, rule=rule) if call.place == "requested":
+                return e.CallDenied(call=made.id, by=f"policy ({rule})", reason=reason)
+            case Ask(question=question, rule=rule, seconds=seconds):
+                deadline = None if seconds is None else now + round(seconds * 1000)
+                return e.CallApprovalAsked(call=made.id, rule=rule, digest=digest, question=question, deadline=deadline)
+            case _:  # it was approved as something else: the same question, about what would run now
+                return e.CallApprovalAsked(call=made.id, rule=call.rule or verdict.rule, digest=digest, question=call.question)
+
+    def _verdict(self, call: Wanted) -> Verdict:
+        """Ask the policy. What it cannot judge does not run."""
+        try:
+            verdict: object = self._policy(call)
+        except Exception as error:  # noqa: BLE001  whatever it raises
+            return Deny(f"the policy failed: {type(error).__name__}: {error}", "policy failed")
+        return verdict if isinstance(verdict, Allow | Ask | Deny) else Deny(f"the policy answered {verdict!r}, which is no verdict", "policy failed")
+
+    def _again(self, state: SessionState, call: CallState, tool: Tool, digest: str) -> e.Event:
+        """Start a doubted call once more; what was approved must still be what would run."""
+        if call.rule is not None and call.digest != digest:
+            return e.CallAborted(call=call.call.id, by="power_agent", reason=f"{call.call.name} is not what was approved any more")
+        return self._start(state, call, tool, digest)
+
+    def _wrong(self, made: Call, tool: Tool | None) -> e.Failure | None:
+        """Say what is wrong with a call as the model made it."""
+        if tool is None:
+            known = ", ".join(self._tools.names) or "none"
+            return e.Failure(code="unknown_tool", message=f"There is no tool {made.name!r}. The tools are: {known}. Nothing was run.")
+        if made.malformed is not None:
+            return e.Failure(code="malformed_arguments", message=f"The arguments of {made.name} are not a JSON object: {made.malformed[:200]!r}. It was not run.")
+        try:
+            tool.check(made.arguments)
+        except BadArguments as error:
+            return e.Failure(code=error.code, message=error.message)
+        return None
+
+    @staticmethod
+    def _start(state: SessionState, call: CallState, tool: Tool, digest: str) -> e.CallStarted:
+        key = idempotency_key(state.nonce, call.call.id)
+        return e.CallStarted(call=call.call.id, attempt=call.attempt + 1, recovery=tool.recovery, idempotency_key=key, digest=digest)
+
+    def context(self, state: SessionState, call: CallState) -> ToolContext:
+        """Return what the tool is told about the attempt that runs, or was found."""
+        made = call.call.id
+        glimpse = self._glimpse
+        progress = None if glimpse is None else lambda text: glimpse("progress", text)
+        return ToolContext(session=state.session, call=made, attempt=call.attempt, idempotency_key=idempotency_key(state.nonce, made), deps=self._deps, progress=progress)
+
+    # -- the effect ----------------------------------------------------------------------------------------------------
+
+    async def run(self, call: CallState, context: ToolContext, seconds: float, output_bytes: int) -> Done:
+        """Let the effect happen and say what came of it. Cancelled by the drive, it raises: then nobody knows."""
+        made = call.call
+        tool = self._tools.get(made.name)
+        if tool is None:
+            return Done((lost(call, FOUND),))
+        limit = tool.seconds or seconds
+        timer = asyncio.timeout(limit)
+        passing("before", ("effect", made.name))
+        try:
+            async with timer:
+                value = await tool.run(tool.check(made.arguments), context)
+        except TimeoutError as error:
+            if timer.expired():
+                return Done((lost(call, TOO_LONG.format(seconds=limit)),))
+            passing("after", ("effect", made.name))
+            return _failed(call, error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return Done((lost(call, FROM_WITHIN),))  # nobody stopped it: the tool raised this itself
+        except Exception as error:  # noqa: BLE001  whatever a tool raises is its answer
+            passing("after", ("effect", made.name))
+            return _failed(call, error)
+        passing("after", ("effect", made.name))
+        return succeeded(call, value, output_bytes)
+
+    # -- found started without an outcome ------------------------------------------------------------------------------
+
+    def promise(self, state: SessionState, call: CallState) -> e.Recovery:
+        """Return the stricter of what was recorded and what the tool promises now; a tool that is gone promises nothing, nor does
+        one of which an earlier attempt still runs in this process.
+        """
+        tool = self._tools.get(call.call.name)
+        if tool is not None and tool.runs(idempotency_key(state.nonce, call.call.id)):
+            return "ask"
+        today = "ask" if tool is None else tool.recovery
+        stricter = max(call.recovery, today, key=STRICTNESS.index)
+        return "ask" if stricter == "probe" and today != "probe" else stricter
+
+    async def probe(self, call: CallState, context: ToolContext, output_bytes: int) -> Done:
+        """Ask the tool's probe whether it happened. No answer, or none in time, leaves the doubt."""
+        tool = self._tools.get(call.call.name)
+        if tool is None:
+            return Done(())
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                answer = await tool.ask_probe(tool.check(call.call.arguments), context)
+        except Exception:  # noqa: BLE001  a probe that fails knows nothing
+            return Done(())
+        if isinstance(answer, Happened):
+            return succeeded(call, answer.value, output_bytes, by="probe")
+        if isinstance(answer, DidNotHappen):
+            return Done((e.CallRetried(call=call.call.id, by="probe", reason="It did not happen."),))
+        return Done(())
+
+
+# -- outcomes as facts -------------------------------------------------------------------------------------------------
+
+
+def wanted(state: SessionState, call: CallState) -> Wanted:
+    """Return a call as policies and guards see it."""
+    made = call.call
+    return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments)
+
+
+def digest_of(tool: Tool, made: Call) -> str:
+    """Return the digest of exactly what will run: the tool as it is described now, and the arguments."""
+    what = json.dumps([tool.spec.name, tool.spec.description, tool.spec.parameters, made.arguments], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def lost(call: CallState, reason: str) -> e.Event:
+    """Say that an effect was left without an outcome: harmless to repeat means aborted, everything else is doubted."""
+    if call.recovery == "rerun":
+        return e.CallAborted(call=call.call.id, by="power_agent", reason=reason)
+    return e.CallDoubted(call=call.call.id, attempt=call.attempt, reason=reason)
+
+
+def _failed(call: CallState, error: BaseException) -> Done:
+    try:
+        said = " ".join(str(error).split("\0"))[:4_000]
+    except Exception:  # noqa: BLE001  even that can fail
+        said = "(it cannot be printed)"
+    failure = e.Failure(code="tool_failed", message=f"{type(error).__name__}: {said}" if said else type(error).__name__)
+    return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure),))
+
+
+def succeeded(call: CallState, value: object, output_bytes: int, by: str | None = None) -> Done:
+    """Turn what a tool returned into a fact; too large, it goes into a blob, and the context sees head and tail."""
+    made, attempt = call.call.id, call.attempt
+    if isinstance(value, Text | Attachment):
+        value = (value,)
+    if isinstance(value, tuple | list) and value and all(isinstance(part, Text | Attachment) for part in value):
+        return _said_in_parts(call, tuple(value), output_bytes, by)
+    try:
+        raw, output = _as_json(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        why = " ".join(str(error).split())[:300]
+        message = f"The tool returned a {type(value).__name__} that is not JSON: {why}"
+        return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code="output_not_json", message=message), by=by),))
+    shown = output.encode(errors="surrogatepass") if isinstance(output, str) else raw
+    if len(shown) <= output_bytes:
+        return Done((e.CallSucceeded(call=made, attempt=attempt, output=output, by=by),))
+    cut, blobs = _cut(shown, output_bytes)
+    return Done((e.CallSucceeded(call=made, attempt=attempt, cut=cut, by=by),), blobs)
+
+
+def _said_in_parts(call: CallState, parts: tuple[ContentPart, ...], output_bytes: int, by: str | None) -> Done:
+    """Keep parts as they are; with too much text among them, the text is cut as one and the attachments stay."""
+    made, attempt = call.call.id, call.attempt
+    text = "\n".join(part.text for part in parts if isinstance(part, Text)).encode(errors="surrogatepass")
+    if len(text) <= output_bytes:
+        return Done((e.CallSucceeded(call=made, attempt=attempt, parts=parts, by=by),))
+    cut, blobs = _cut(text, output_bytes)
+    attached = tuple(part for part in parts if isinstance(part, Attachment))
+    return Done((e.CallSucceeded(call=made, attempt=attempt, parts=attached or None, cut=cut, by=by),), blobs)
+
+
+def _cut(text: bytes, output_bytes: int) -> tuple[e.Cut, dict[str, bytes]]:
+    """Put a text into a blob, and head and tail of it into the fact; no character is split."""
+    text = text[:MAX_BLOB_BYTES]
+    blob, half = hashlib.sha256(text).hexdigest(), output_bytes // 2
+    head, tail = text[:half].decode(errors="ignore"), text[len(text) - half :].decode(errors="ignore")
+    return e.Cut(blob=blob, size=len(text), head=head, tail=tail), {blob: text}
+
+
+def _as_json(value: object) -> tuple[bytes, Any]:
+    """Return a value as JSON text and as what that text says; lone surrogates are left for the sink to clean."""
+    try:
+        raw = to_json(value, inf_nan_mode="constants")
+    except ValueError as error:
+        if "surrogates" not in str(error):
+            raise
+        raw = json.dumps(to_jsonable_python(value), allow_nan=False, separators=(",", ":")).encode()
+        return raw, json.loads(raw)
+    return raw, from_json(raw, allow_inf_nan=False)

@@ -1,0 +1,78 @@
+"""May this call run? Allow, deny, or ask a person: a value, with the rule that said so.
+
+A policy is a function from what is wanted to a verdict. The language of rules comes later; what a verdict means does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from pydantic import JsonValue
+
+from power_agent.word import Word, word
+
+
+@word()
+class Allow(Word):
+    """Run it."""
+
+    rule: str = "allow"
+
+
+@word()
+class Deny(Word):
+    """Do not run it, and tell the model why."""
+
+    reason: str
+    rule: str = "deny"
+
+
+@word()
+class Ask(Word):
+    """Wait for a person. After `seconds` without an answer it is denied."""
+
+    question: str | None = None
+    rule: str = "ask"
+    seconds: float | None = None
+
+
+Verdict = Allow | Deny | Ask
+
+
+@word(kw_only=True)
+class Wanted(Word):
+    """A call that is about to run."""
+
+    session: str
+    call: str
+    tool: str
+    arguments: Mapping[str, JsonValue]
+
+
+@word()
+class Change(Word):
+    """A guard's verdict: let it run with these arguments instead."""
+
+    arguments: Mapping[str, JsonValue]
+    reason: str | None = None
+
+
+@word()
+class Refuse(Word):
+    """A guard's verdict: do not let it run, and tell the model why."""
+
+    reason: str
+
+
+GuardVerdict = Change | Refuse | None
+Guard = Callable[[Wanted], GuardVerdict | Awaitable[GuardVerdict]]
+"""Looks at a call that nobody was asked about yet; None lets it pass as it is. A guard that raises refuses: what could not be
+looked at does not run. It must not have effects: it may look again after a restart."""
+
+Policy = Callable[[Wanted], Verdict]
+"""Judges a call. It must not have effects: it may be asked again after a restart."""
+
+
+def allow_all(_: Wanted) -> Verdict:
+    """Let everything run: the user's own functions are the user's business."""
+    return Allow("default")

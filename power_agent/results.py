@@ -1,0 +1,181 @@
+"""What a caller gets back: a turn as it ended or stands, read from the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from power_agent import events as e
+from power_agent.messages import Call, Usage
+from power_agent.ports import Store
+from power_agent.sink import opened
+from power_agent.state import CallPlace, SessionState
+from power_agent.word import Word, word
+
+Status = Literal["completed", "waiting", "cancelled", "limit", "failed"]
+WHY: Mapping[str, str] = {
+    "requested": "It has not started.",
+    "waiting": "It waits for a person.",
+    "approved": "It was approved and has not started.",
+    "started": "It is running, or its process died.",
+    "doubted": "It may have taken effect.",
+}
+
+
+@word(kw_only=True)
+class PendingCall(Word):
+    """A call without an outcome: what it is, where it stands, and why."""
+
+    id: str
+    tool: str
+    arguments: Mapping[str, JsonValue]
+    state: CallPlace
+    attempt: int
+    why: str
+    question: str | None = None
+    rule: str | None = None
+    digest: str | None = None
+    deadline: int | None = None
+    external: bool = False
+
+
+@word(kw_only=True)
+class CallRecord(Word):
+    """A call of a turn and what became of it."""
+
+    id: str
+    tool: str
+    arguments: Mapping[str, JsonValue]
+    state: str
+    output: JsonValue = None
+    attempts: int = 0
+
+
+@word(kw_only=True)
+class TurnResult(Word):
+    """A turn. `status` is `waiting` while it is open; `seq` is its last kept event, `input_seq` the input's."""
+
+    session_id: str
+    turn: int
+    status: Status
+    text: str
+    calls: tuple[CallRecord, ...] = ()
+    pending: tuple[PendingCall, ...] = ()
+    usage: Usage = Usage()
+    seq: int = 0
+    input_seq: int = 0
+    reason: str | None = None
+    output: Any = None
+
+
+def pending_of(state: SessionState) -> list[PendingCall]:
+    """Return the unresolved calls of a session, in the order the model made them."""
+    return [
+        PendingCall(
+            id=call.call.id,
+            tool=call.call.name,
+            arguments=call.call.arguments,
+            state=call.place,
+            attempt=call.attempt,
+            why=call.reason or WHY[call.place],
+            question=call.question,
+            rule=call.rule,
+            digest=call.digest,
+            deadline=call.deadline,
+            external=call.external,
+        )
+        for call in state.unresolved
+    ]
+
+
+async def result_of(store: Store, state: SessionState, number: int, input_seq: int = 0) -> TurnResult:
+    """Read a turn from the log. Number 0 stands for an input that no turn has taken yet."""
+    if number == 0:
+        return TurnResult(session_id=state.session, turn=0, status="waiting", text="", pending=tuple(pending_of(state)), seq=state.seq, input_seq=input_seq)
+    began = await _began(store, state, number)
+    reader = _Turn(state, number, input_seq)
+    for record in await store.read(state.session, after=began - 1):
+        event = opened(record).event
+        if event is not None and reader.take(record.seq, event):
+            break
+    return reader.result()
+
+
+async def _began(store: Store, state: SessionState, number: int) -> int:
+    """Return the seq of a turn's start."""
+    if state.turn is not None and state.turn.number == number:
+        return state.turn.seq
+    if state.last is not None and state.last.number == number:
+        return state.last.began
+    for record in await store.read(state.session, kinds=("turn.started",)):
+        event = opened(record).event
+        if isinstance(event, e.TurnStarted) and event.turn == number:
+            return record.seq
+    return state.seq
+
+
+class _Turn:
+    """Puts a result together from the events of a turn."""
+
+    def __init__(self, state: SessionState, number: int, input_seq: int) -> None:
+        self._state = state
+        self._number = number
+        self._input_seq = input_seq
+        self._calls: dict[str, CallRecord] = {}
+        self._usage = Usage()
+        self._text = ""
+        self._summary = False
+        self._end: e.TurnEnded | None = None
+        self._seq = 0
+
+    def take(self, seq: int, event: e.Event) -> bool:
+        """Take one event; True when it ended the turn."""
+        self._seq = seq
+        match event:
+            case e.TurnStarted(inputs=inputs) if not self._input_seq and inputs:
+                self._input_seq = inputs[0]
+            case e.ModelAsked(purpose=purpose):
+                self._summary = purpose == "summary"
+            case e.ModelAnswered():
+                self._usage += event.usage
+                if not self._summary:
+                    self._answered(event)
+            case e.TurnEnded(turn=self._number):
+                self._end = event
+                return True
+            case e.CallEvent():
+                self._called(event)
+        return False
+
+    def _answered(self, event: e.ModelAnswered) -> None:
+        self._text = "".join(part.text for part in event.parts if hasattr(part, "text"))
+        for part in event.parts:
+            if isinstance(part, Call):
+                self._calls[part.id] = CallRecord(id=part.id, tool=part.name, arguments=part.arguments, state="requested")
+
+    def _called(self, event: e.CallEvent) -> None:
+        known = self._calls.get(event.call)
+        if known is None:
+            return
+        output = event.output if isinstance(event, e.CallSucceeded) else event.failure.message if isinstance(event, e.CallFailed) else None
+        attempts = event.attempt if isinstance(event, e.CallStarted) else known.attempts
+        state = {"call.approval_asked": "waiting", "call.retried": known.state}.get(event.kind, event.kind.removeprefix("call."))
+        self._calls[event.call] = CallRecord(id=known.id, tool=known.tool, arguments=known.arguments, state=state, output=output, attempts=attempts)
+
+    def result(self) -> TurnResult:
+        """Return the turn."""
+        state, end = self._state, self._end
+        return TurnResult(
+            session_id=state.session,
+            turn=self._number,
+            status="waiting" if end is None else end.status,
+            text=self._text,
+            calls=tuple(self._calls.values()),
+            pending=() if end is not None else tuple(pending_of(state)),
+            usage=self._usage,
+            seq=self._seq if end is not None else state.seq,
+            input_seq=self._input_seq,
+            reason=end.reason if end is not None else None,
+        )

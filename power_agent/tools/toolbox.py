@@ -1,0 +1,60 @@
+"""The tools of one loop, by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from power_agent.errors import InvalidInput
+from power_agent.events import ToolRef
+from power_agent.ports import Tool, ToolSpec
+from power_agent.tools.define import FunctionTool
+
+
+class Toolbox:
+    """Finds a tool by the name the model uses. Names are unique; their order is stable, so that prompts can be cached."""
+
+    def __init__(self, tools: Iterable[Tool | Callable[..., Any]] = ()) -> None:
+        self._tools: dict[str, Tool] = {}
+        for one in tools:
+            self.add(one)
+
+    def add(self, one: Tool | Callable[..., Any]) -> None:
+        """Add a tool, or a plain function as one."""
+        made: Tool = one if hasattr(one, "spec") else FunctionTool(one)  # type: ignore[assignment]
+        if made.spec.name in self._tools:
+            raise InvalidInput(f"There are two tools called {made.spec.name!r}.", hint="Give one of them another name: @tool(name=…).")
+        self._tools[made.spec.name] = made
+
+    def get(self, name: str) -> Tool | None:
+        """Return the tool of that name."""
+        return self._tools.get(name)
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self._tools.values())
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(self._tools)
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the model is shown."""
+        return tuple(one.spec for one in self)
+
+    @property
+    def refs(self) -> tuple[ToolRef, ...]:
+        """What the log says about them."""
+        return tuple(ToolRef(name=one.spec.name, digest=spec_digest(one.spec)) for one in self)
+
+
+def spec_digest(spec: ToolSpec) -> str:
+    """Return the digest of what the model is shown of a tool."""
+    shown = json.dumps([spec.name, spec.description, spec.parameters], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
