@@ -90,21 +90,29 @@ class Executor:
         digest = digest_of(tool, made)
         if tool.external and call.place == "requested":
             return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, external=True)
-        if call.place == "approved" and call.digest == digest:
+        if call.place in {"approved", "doubted"} and call.digest == digest:
             return self._start(state, call, tool, digest)
         if call.place == "doubted":
             return self._again(state, call, tool, digest)
         verdict = self._verdict(wanted(state, call))
-        match verdict:
-            case Allow() if call.place == "requested":
-                return self._start(state, call, tool, digest)
-            case Deny(reason=reason, rule=rule) if call.place == "requested":
-                return e.CallDenied(call=made.id, by=f"policy ({rule})", reason=reason)
-            case Ask(question=question, rule=rule, seconds=seconds):
-                deadline = None if seconds is None else now + round(seconds * 1000)
-                return e.CallApprovalAsked(call=made.id, rule=rule, digest=digest, question=question, deadline=deadline)
-            case _:  # it was approved as something else: the same question, about what would run now
-                return e.CallApprovalAsked(call=made.id, rule=call.rule or verdict.rule, digest=digest, question=call.question)
+        if call.place == "approved":
+            return self._ask_anew(call, tool, digest, verdict)
+        if isinstance(verdict, Deny):
+            return e.CallDenied(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
+        if isinstance(verdict, Ask):
+            deadline = None if verdict.seconds is None else now + round(verdict.seconds * 1000)
+            return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest, question=verdict.question, deadline=deadline)
+        return self._start(state, call, tool, digest)
+
+    def _ask_anew(self, call: CallState, tool: Tool, digest: str, verdict: Verdict) -> e.Event:
+        """What was approved is not what would run now: ask about that, unless it cannot or may not run at all."""
+        made = call.call
+        wrong = self._wrong(made, tool)
+        if wrong is not None:
+            return e.CallAborted(call=made.id, by="power_agent", reason=wrong.message)
+        if isinstance(verdict, Deny):
+            return e.CallAborted(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
+        return e.CallApprovalAsked(call=made.id, rule=call.rule or verdict.rule, digest=digest, question=call.question)
 
     def _verdict(self, call: Wanted) -> Verdict:
         """Ask the policy. What it cannot judge does not run."""
@@ -169,7 +177,7 @@ class Executor:
             if task is None or task.cancelling():
                 raise
             return Done((lost(call, FROM_WITHIN),))  # nobody stopped it: the tool raised this itself
-        except Exception as error:  # noqa: BLE001  whatever a tool raises is its answer
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a tool raises is its answer
             passing("after", ("effect", made.name))
             return _failed(call, error)
         passing("after", ("effect", made.name))

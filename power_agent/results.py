@@ -67,6 +67,7 @@ class TurnResult(Word):
     seq: int = 0
     input_seq: int = 0
     reason: str | None = None
+    failure: e.Failure | None = None
     output: Any = None
 
 
@@ -178,4 +179,5 @@ class _Turn:
             seq=self._seq if end is not None else state.seq,
             input_seq=self._input_seq,
             reason=end.reason if end is not None else None,
+            failure=end.failure if end is not None else None,
         )

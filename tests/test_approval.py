@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from power_agent import Abort, Approve, Call, Deny, Limits, PowerAgentError, Result, Retry, ScriptedModel, SessionPending, StatefulAgentLoop, Text, tool
+from power_agent import Abort, Approve, Call, Deny, Limits, ModelError, PowerAgentError, Result, Retry, ScriptedModel, SessionPending, StatefulAgentLoop, Text, tool
 from power_agent import events as e
 from power_agent import policy as p
 from power_agent.clock import HeldClock
@@ -639,3 +639,46 @@ async def test_decisions_of_two_people_at_once(make):
 def test_decisions_are_events_of_the_outside():
     """Every fact a decision can become may be kept by a process that does not own the session."""
     assert {kind for row in TABLE.values() for kind in row.values() if isinstance(kind, str)} <= set(e.FROM_OUTSIDE)
+
+
+async def test_approved_arguments_that_no_longer_fit(make):
+    """The tool's parameters changed after the approval, and the approved arguments do not fit any more: it is not run, and the model is told so."""
+    ledger = Ledger()
+    async with make([PAY, "done"], tools=[ledger.tool], policy=asking()) as loop:
+        await loop.send("x", "s")
+        await loop.settle("s", "t1r1c1", Approve())
+
+    @tool
+    def pay(iban: str) -> str:
+        raise AssertionError(iban)
+
+    model = ScriptedModel([PAY, "done"])
+    async with make(model, tools=[pay], policy=asking()) as loop:
+        result = await loop.resume("s")
+        assert (result.status, result.calls[0].state) == ("completed", "aborted")
+    assert "It was not run." in told(model)[0]
+    assert "may have taken effect" not in told(model)[0]
+
+
+async def test_a_failed_turn_says_why(make):
+    """The result of a failed turn carries the failure, with its message."""
+    async with make([ModelError("no such model")]) as loop:
+        result = await loop.send("x", "s")
+        assert (result.status, result.failure and result.failure.message) == ("failed", "no such model")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_tool_that_wants_to_exit(make, kind):
+    """sys.exit() in a tool is its failure, not the end of the agent."""
+
+    @tool
+    def quits() -> None:
+        sys.exit(3)
+
+    @tool(name="quits")
+    async def quits_too() -> None:
+        sys.exit(3)
+
+    async with make([[Call("quits")], "done"], tools=[quits if kind == "sync" else quits_too]) as loop:
+        result = await loop.send("x", "s")
+        assert (result.status, result.calls[0].state) == ("completed", "failed")

@@ -93,11 +93,12 @@ def demo() -> int:
         return 1
     print("   Its process is killed (SIGKILL) inside send_money: the bank has booked, the agent never heard of it.\n")
     held = asyncio.run(_second_life(folder))
+    here = os.path.relpath(Path(sys.executable).parent)
     print(f"""
 Everything stays in {folder}. Three commands to try next:
-   power-agent demo                         once more, slower: read along
-   sqlite3 {folder}/agent.db "SELECT seq, kind, body FROM log"      the same history, in plain SQL
-   power-agent bench                        what this costs on your disk""")
+   {here}/python examples/approval.py          a call that waits for a person, across restarts
+   {here}/python examples/crash_and_resume.py  kill your own agent in ten lines
+   {here}/power-agent bench                    what the log costs on your disk""")
     return 0 if held else 1
 
 

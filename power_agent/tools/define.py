@@ -134,8 +134,8 @@ async def in_thread(work: Callable[[], Any], name: str, context: ToolContext | N
             return
         if error is None:
             answer.set_result(result)
-        elif isinstance(error, StopIteration):
-            answer.set_exception(RuntimeError("the tool raised StopIteration"))
+        elif isinstance(error, StopIteration) or not isinstance(error, Exception):  # sys.exit() in a tool must not end the agent
+            answer.set_exception(RuntimeError(f"the tool raised {type(error).__name__}: {error}"))
         else:
             answer.set_exception(error)
 
