@@ -530,6 +530,7 @@ def _fork(order: dict[str, Any]) -> int:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, in the background say
         errors = os.open(order["errors"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         nothing = os.open(os.devnull, os.O_RDWR)
         for old, new in ((nothing, 0), (errors, 1), (errors, 2)):
