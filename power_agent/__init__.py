@@ -1,23 +1,67 @@
 """An agent that cannot forget, and never does a thing twice by accident.
 
-The front door: the public names and no logic. See `power_agent/README.md` for the house behind it.
+The front door: the public names and where they live. A name is fetched when it is first asked for, so that `power-agent --help`
+and whoever imports the package for one thing do not wait for the rest. See `power_agent/README.md` for the house behind it.
 """
 
-from power_agent.errors import ModelError, PowerAgentError, SessionBusy, SessionPending
-from power_agent.events import Config, Envelope, Event
-from power_agent.limits import Limits
-from power_agent.loop import StatefulAgentLoop
-from power_agent.messages import Attachment, Call, Message, Reasoning, Text, Usage
-from power_agent.models import Answer, ScriptedModel
-from power_agent.ports import DidNotHappen, Happened, ToolContext, Unknown
-from power_agent.results import PendingCall, TurnResult
-from power_agent.settling import Abort, Approve, Deny, Result, Retry
-from power_agent.sink import Sink
-from power_agent.state import SessionState, evolve, fold
-from power_agent.store import SQLiteStore
-from power_agent.tools import tool
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from power_agent.errors import ModelError, PowerAgentError, SessionBusy, SessionPending
+    from power_agent.events import Config, Envelope, Event
+    from power_agent.limits import Limits
+    from power_agent.loop import StatefulAgentLoop
+    from power_agent.messages import Attachment, Call, Message, Reasoning, Text, Usage
+    from power_agent.models import Answer, ScriptedModel
+    from power_agent.ports import DidNotHappen, Happened, ToolContext, Unknown
+    from power_agent.results import PendingCall, TurnResult
+    from power_agent.settling import Abort, Approve, Deny, Result, Retry
+    from power_agent.sink import Sink
+    from power_agent.state import SessionState, evolve, fold
+    from power_agent.store import SQLiteStore
+    from power_agent.tools import tool
 
 __version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Abort": "settling",
+    "Answer": "models",
+    "Approve": "settling",
+    "Attachment": "messages",
+    "Call": "messages",
+    "Config": "events",
+    "Deny": "settling",
+    "DidNotHappen": "ports",
+    "Envelope": "events",
+    "Event": "events",
+    "Happened": "ports",
+    "Limits": "limits",
+    "Message": "messages",
+    "ModelError": "errors",
+    "PendingCall": "results",
+    "PowerAgentError": "errors",
+    "Reasoning": "messages",
+    "Result": "settling",
+    "Retry": "settling",
+    "SQLiteStore": "store",
+    "ScriptedModel": "models",
+    "SessionBusy": "errors",
+    "SessionPending": "errors",
+    "SessionState": "state",
+    "Sink": "sink",
+    "StatefulAgentLoop": "loop",
+    "Text": "messages",
+    "ToolContext": "ports",
+    "TurnResult": "results",
+    "Unknown": "ports",
+    "Usage": "messages",
+    "evolve": "state",
+    "fold": "state",
+    "tool": "tools",
+}
 
 __all__ = [
     "Abort",
@@ -56,3 +100,18 @@ __all__ = [
     "fold",
     "tool",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Fetch a public name from the room it lives in."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'power_agent' has no attribute {name!r}")
+    found = getattr(import_module(f"power_agent.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """List what is public."""
+    return sorted(__all__)

@@ -494,6 +494,10 @@ LIFTERS: dict[tuple[str, int], Lifter] = {}
 """(kind, version) → what turns that version's JSON into the next one's."""
 
 
+_READERS: dict[str, Callable[[str], Event | None]] = {}
+"""What reads each kind, at hand without a call: reading is the hot path of loading a session."""
+
+
 @cache
 def _tongue(kind: str) -> tuple[SchemaValidator, SchemaSerializer, str]:
     """Return what reads and writes one kind of event; built when first needed, so that importing stays cheap."""
@@ -514,14 +518,15 @@ def encode(event: Event) -> str:
 
 def decode(kind: str, body: str) -> Event:
     """Read an event as it was kept, lifting an older shape to the current one."""
-    try:
-        validator, _, _ = _tongue(kind)
-    except KeyError:
-        raise StoreNewer(f"The log holds an event of the unknown kind {kind!r}.", kind=kind) from None
+    validate = _READERS.get(kind)
+    if validate is None:
+        if kind not in EVENTS:
+            raise StoreNewer(f"The log holds an event of the unknown kind {kind!r}.", kind=kind)
+        validate = _READERS[kind] = _tongue(kind)[0].validate_json
     if EVENTS[kind].version > 1 or body.startswith('{"v":'):
         return _lifted(kind, body)
     try:
-        event: Event | None = validator.validate_json(body)
+        event: Event | None = validate(body)
     except ValueError as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
     if event is None:  # the adapter's union would take it

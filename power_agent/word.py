@@ -73,7 +73,8 @@ def _first_init(self: Any, *args: Any, **values: Any) -> None:
 
 def _constructor(kind: type) -> Callable[..., None]:
     names: dict[str, Any] = {"_put": object.__setattr__, "_missing": MISSING}
-    positional, keyword, body = ["self"], list[str](), list[str]()
+    plain = hasattr(kind, "__dict__") and "__slots__" not in vars(kind)
+    positional, keyword, body = ["self"], list[str](), ["    _fields = self.__dict__"] if plain else list[str]()
     for one in _fields(kind):
         default, value = "", one.name
         if one.default is not MISSING:
@@ -83,7 +84,7 @@ def _constructor(kind: type) -> Callable[..., None]:
             names[f"_make_{one.name}"] = one.default_factory
             default, value = "=_missing", f"_make_{one.name}() if {one.name} is _missing else {one.name}"
         (keyword if one.kw_only else positional).append(one.name + default)
-        body.append(f"    _put(self, {one.name!r}, {value})")
+        body.append(f"    _fields[{one.name!r}] = {value}" if plain else f"    _put(self, {one.name!r}, {value})")
     head = ", ".join([*positional, *(["*", *keyword] if keyword else [])])
     exec(f"def __init__({head}):\n" + "\n".join(body or ["    pass"]), names)  # noqa: S102  only names of fields stand in it, as in dataclasses
     constructor: Callable[..., None] = names["__init__"]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import power_agent
 
 PACKAGE = Path(power_agent.__file__).parent
@@ -30,24 +32,28 @@ def test_front_door_opens_to_what_it_lists():
     """Every public name is there, sorted, and nothing else is public."""
     assert power_agent.__all__ == sorted(power_agent.__all__)
     module = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    imported = {alias.name for node in module.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert imported | {"__version__"} == set(power_agent.__all__)
+    (typed,) = [node for node in module.body if isinstance(node, ast.If)]
+    homes = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert homes.keys() | {"__version__"} == set(power_agent.__all__) == set(dir(power_agent))
+    assert {name: f"power_agent.{home}" for name, home in power_agent._HOMES.items()} == homes
     assert all(hasattr(power_agent, name) for name in power_agent.__all__)
+    with pytest.raises(AttributeError, match="StatefulAgentLop"):
+        power_agent.StatefulAgentLop  # noqa: B018
 
 
 def test_importing_loads_nothing_heavy():
     """`import power_agent` brings no HTTP client, tokenizer or terminal library, and builds no schema."""
-    script = "import sys, power_agent, power_agent.events as e; print(*sys.modules); assert e._tongue.cache_info().currsize == 0"
+    script = "import sys, power_agent, power_agent.events as e; power_agent.StatefulAgentLoop; print(*sys.modules); assert e._tongue.cache_info().currsize == 0"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert not HEAVY & set(loaded)
     assert {"power_agent", "aiosqlite", "pydantic"} <= set(loaded)
 
 
 def test_help_needs_no_database():
-    """`power-agent --help` loads neither the store nor pydantic's schemas of it."""
+    """`power-agent --help` loads neither the store nor pydantic."""
     script = "import sys; from power_agent.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stderr.split()
-    assert not HEAVY & set(loaded)
+    assert not (HEAVY | {"aiosqlite", "pydantic", "sqlite3"}) & set(loaded)
 
 
 def test_top_level_is_what_was_asked_for():

@@ -260,7 +260,8 @@ def _answered(state: SessionState, event: e.ModelAnswered, kept: Envelope) -> Se
     turn = cast("Turn", turn).moved(answered=True)
     prefix = f"t{turn.number}r{turn.round}c"
     made = [part for part in event.parts if isinstance(part, Call)]
-    _demand([call.id for call in made] == [f"{prefix}{number}" for number in range(1, len(made) + 1)], f"its calls are not named {prefix}1 and so on")
+    if made:
+        _demand([call.id for call in made] == [f"{prefix}{number}" for number in range(1, len(made) + 1)], f"its calls are not named {prefix}1 and so on")
     said = Answered(kept.seq, event.parts, event.format)
     return _set(state, turn=turn, replies=state.replies + 1, transcript=state.transcript.add(said), calls={call.id: CallState(call) for call in made}, answer_seq=kept.seq)
 

@@ -56,7 +56,7 @@ def read(db: Log, session: str, after: int, upto: int | None, limit: int, kinds:
         first, last = max(after, low), high if upto is None else min(upto, high)
         if first < last and len(records) < limit:
             rows = db.execute(f"{sql} ORDER BY seq LIMIT ?", (number, first, last, limit - len(records)))
-            records += [Record(pos, name, seq, epoch, at, _kind(kind), body, digest, hashed) for pos, seq, epoch, at, kind, body, digest, hashed in rows]
+            records += [Record(pos, name, seq, epoch, at, CODES.get(kind) or _kind(kind), body, digest, hashed) for pos, seq, epoch, at, kind, body, digest, hashed in rows]
     return records
 
 
