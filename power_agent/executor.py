@@ -25,7 +25,7 @@ from power_agent.errors import BadArguments
 from power_agent.failpoints import passing
 from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
-from power_agent.policy import Allow, Ask, Change, Deny, Guard, GuardVerdict, Policy, Refuse, Verdict, Wanted
+from power_agent.policy import Allow, Ask, CallGuard, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpse, Happened, Tool, ToolContext, Tools
 from power_agent.state import CallState, SessionState
 
@@ -46,7 +46,7 @@ class Done(NamedTuple):
 class Executor:
     """Judges, runs and recovers the calls of sessions; keeps no state of its own."""
 
-    def __init__(self, tools: Tools, policy: Policy, deps: Any = None, glimpse: Glimpse | None = None, guards: Sequence[Guard] = ()) -> None:
+    def __init__(self, tools: Tools, policy: Policy, deps: Any = None, glimpse: Glimpse | None = None, guards: Sequence[CallGuard] = ()) -> None:
         self._tools = tools
         self._policy = policy
         self._deps = deps
@@ -55,13 +55,13 @@ class Executor:
 
     # -- guards --------------------------------------------------------------------------------------------------------
 
-    def guards(self, call: CallState) -> Sequence[Guard]:
+    def guards(self, call: CallState) -> Sequence[CallGuard]:
         """Return who wants to look at a call: at one that can be run and about which nobody was asked yet."""
         tool = self._tools.get(call.call.name)
         return self._guards if call.place == "requested" and self._wrong(call.call, tool) is None else ()
 
     @staticmethod
-    def guarded(call: CallState, guard: Guard, verdict: GuardVerdict | Exception) -> tuple[e.Event, ...]:
+    def guarded(call: CallState, guard: CallGuard, verdict: GuardVerdict | Exception) -> tuple[e.Event, ...]:
         """Turn a guard's verdict into facts."""
         name, made = getattr(guard, "__name__", type(guard).__name__), call.call.id
         if isinstance(verdict, Exception):

@@ -42,7 +42,7 @@ from power_agent.hooks import Hooks
 from power_agent.limits import LOOK_SECONDS, MAX_HISTORY_EVENTS, MAX_LIVE_STATES, STOP_SECONDS, Limits
 from power_agent.machine import Wait, decide
 from power_agent.messages import Attachment, ContentPart, Message, Text
-from power_agent.policy import Guard, Policy, allow_all
+from power_agent.policy import CallGuard, Policy, allow_all
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tool
 from power_agent.results import PendingCall, TurnResult, pending_of, result_of
 from power_agent.settling import Abort, Decision, decision_fact
@@ -81,7 +81,7 @@ class StatefulAgentLoop:
         system: str | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
         policy: Policy | None = None,
-        guards: Sequence[Guard] = (),
+        guards: Sequence[CallGuard] = (),
         deps: Any = None,
         settings: dict[str, Any] | None = None,
         listeners: Iterable[Listener] = (),

@@ -65,7 +65,7 @@ class Refuse(Word):
 
 
 GuardVerdict = Change | Refuse | None
-Guard = Callable[[Wanted], GuardVerdict | Awaitable[GuardVerdict]]
+CallGuard = Callable[[Wanted], GuardVerdict | Awaitable[GuardVerdict]]
 """Looks at a call that nobody was asked about yet; None lets it pass as it is. A guard that raises refuses: what could not be
 looked at does not run. It must not have effects: it may look again after a restart."""
 

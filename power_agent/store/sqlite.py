@@ -103,7 +103,7 @@ class _Writer:
             self._flushing = asyncio.create_task(self._flush())
             self._flushing.add_done_callback(self._flushed)
         self._waiting.append((request, answer))
-        kept = await asyncio.shield(answer)
+        kept = await answer
         if isinstance(kept, errors.PowerAgentError):
             raise kept.with_traceback(None)
         return kept
