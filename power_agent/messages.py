@@ -83,7 +83,10 @@ _TYPE_TELLS = {Text: "text", Call: "call", Reasoning: "reasoning", Attachment: "
 def _which(part: Any) -> str | None:
     """Name the type of a part, by its class or, read from disk, by the field that only this type has."""
     if isinstance(part, dict):
-        return next((tag for name, tag in _FIELD_TELLS.items() if name in part), "call" if "name" in part else None)
+        for name, tag in _FIELD_TELLS.items():
+            if name in part:
+                return tag
+        return "call" if "name" in part else None
     return _TYPE_TELLS.get(type(part))
 
 
