@@ -7,6 +7,7 @@ facts are what it is asked to keep.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import field
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -219,6 +220,7 @@ class ModelRequest(Word):
     """What a model is asked. A provider translates it; it holds nothing that is not in the log or the configuration.
 
     `replies` counts the answers and failures that the session's log already holds, `attempt` the attempts of this round.
+    `attachments` are the bytes of the blobs that the messages refer to, by digest.
     """
 
     model: str
@@ -229,6 +231,7 @@ class ModelRequest(Word):
     session: str = ""
     replies: int = 0
     attempt: int = 1
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @word(kw_only=True)

@@ -1,0 +1,76 @@
+"""What a wire format is: two pure translators. The pipe between them (`http.py`) is the same for all.
+
+    our request   →  `Format.write`   →  the body that is sent
+    what came     →  `Reading.take`   →  glimpses on the way, and at the end our answer
+
+No translator awaits, reads a clock or opens a socket: each is tested on bytes alone. Strict in writing: the same request gives the
+same bytes, and a later request extends an earlier one. Liberal in reading: what is not known is kept as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+from power_agent.errors import ModelError
+from power_agent.ports import ModelReply, ModelRequest
+from power_agent.word import Word, word
+
+Framing = Literal["events", "lines", "whole"]
+"""How an answer comes: as server-sent events, as one JSON object a line, or as one JSON body."""
+
+Piece = tuple[str, str]
+"""A glimpse: its kind (`text`, `reasoning`, `arguments`) and what was added."""
+
+
+@word(kw_only=True)
+class Sending(Word):
+    """A request on the wire: the path behind the base address, the exact body, and how the answer will come."""
+
+    path: str
+    body: bytes
+    framing: Framing
+    headers: Mapping[str, str]
+
+
+class Reading(Protocol):
+    """One answer that is on its way. Made anew for each attempt."""
+
+    def take(self, data: Any, event: str = "") -> Iterable[Piece]:
+        """Take one JSON value as the framing delivered it (`event` is an SSE event's name); return what to glimpse.
+
+        Raises `ModelError` for an error that was reported inside the stream.
+        """
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the provider said that this was the whole answer."""
+        ...
+
+    def reply(self) -> ModelReply:
+        """Return the whole answer; raise a retryable `ModelError` when it ended before it was whole."""
+        ...
+
+
+class Format(Protocol):
+    """One wire format."""
+
+    name: str
+    """Kept with each answer (`model.answered.format`): raw items go back only in the format they came from."""
+
+    def write(self, model: str, request: ModelRequest, *, stream: bool) -> Sending:
+        """Translate a request; raise `InvalidInput` where the format cannot say it (a content type, for example)."""
+        ...
+
+    def authorise(self, key: str) -> Mapping[str, str]:
+        """Return the headers that carry the key."""
+        ...
+
+    def read(self, request: ModelRequest, *, stream: bool) -> Reading:
+        """Begin to read the answer to a request."""
+        ...
+
+    def refused(self, status: int, body: Any, text: str) -> ModelError:
+        """Translate an HTTP error whose body is JSON (`body`) or is not (`None`, and `text` says how it began)."""
+        ...
