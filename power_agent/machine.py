@@ -166,7 +166,8 @@ def _too_long(turn: Turn, facts: Facts) -> bool:
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:
     """Name the limit that the next request would break."""
     limits = turn.config.limits
-    spent, all_spent = (turn.spent, state.spent) if state.request is None else (turn.spent.lost(state.request), state.spent.lost(state.request))
+    all_spent = state.spent if state.request is None else state.spent.lost(state.request)
+    spent = all_spent.since(turn.before)
     rounds = turn.rounds_before + turn.round
     nano = 1_000_000_000
     bounds: tuple[tuple[str, float, float | None], ...] = (

@@ -142,6 +142,15 @@ class Usage(Word):
             self.reasoning + other.reasoning,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input - other.input,
+            self.output - other.output,
+            self.cached - other.cached,
+            self.cache_written - other.cache_written,
+            self.reasoning - other.reasoning,
+        )
+
     @property
     def total(self) -> int:
         """Everything that was paid for."""

@@ -262,8 +262,8 @@ class Sink:
 
 def opened(record: Record) -> Envelope:
     """Turn what lies on disk into an event and where it stands."""
-    event = e.decode(record.kind, record.body) if record.body is not None else None
-    return Envelope(record.session, record.seq, record.epoch, record.at, event, record.hash, record.position, record.kind)
+    position, session, seq, epoch, at, kind, body, _, link = record
+    return Envelope(session, seq, epoch, at, e.decode(kind, body) if body is not None else None, link, position, kind)
 
 
 def _session_id(name: str) -> str:

@@ -72,7 +72,7 @@ def _first_init(self: Any, *args: Any, **values: Any) -> None:
 
 
 def _constructor(kind: type) -> Callable[..., None]:
-    names: dict[str, Any] = {"_put": object.__setattr__, "_missing": MISSING}
+    names: dict[str, Any] = {"_missing": MISSING}
     plain = hasattr(kind, "__dict__") and "__slots__" not in vars(kind)
     positional, keyword, body = ["self"], list[str](), ["    _fields = self.__dict__"] if plain else list[str]()
     for one in _fields(kind):
@@ -84,7 +84,11 @@ def _constructor(kind: type) -> Callable[..., None]:
             names[f"_make_{one.name}"] = one.default_factory
             default, value = "=_missing", f"_make_{one.name}() if {one.name} is _missing else {one.name}"
         (keyword if one.kw_only else positional).append(one.name + default)
-        body.append(f"    _fields[{one.name!r}] = {value}" if plain else f"    _put(self, {one.name!r}, {value})")
+        if plain:
+            body.append(f"    _fields[{one.name!r}] = {value}")
+        else:
+            names[f"_put_{one.name}"] = getattr(kind, one.name).__set__  # the slot itself: half the cost of finding it by name
+            body.append(f"    _put_{one.name}(self, {value})")
     head = ", ".join([*positional, *(["*", *keyword] if keyword else [])])
     exec(f"def __init__({head}):\n" + "\n".join(body or ["    pass"]), names)  # noqa: S102  only names of fields stand in it, as in dataclasses
     constructor: Callable[..., None] = names["__init__"]

@@ -545,8 +545,8 @@ def test_what_a_request_reserved_is_spent_when_its_end_is_unknown():
     begun = fold(story(e.TurnStarted(turn=1, inputs=(2,)), state=summary), summary)
     assert again.turn is not None
     assert over.last is not None
-    assert [one.tokens for one in (again.spent, again.turn.spent, over.spent, over.last.spent, begun.spent)] == [100] * 5
-    assert [one.lost_cost_nano_usd for one in (again.spent, again.turn.spent, over.spent, over.last.spent)] == [7] * 4
+    assert [one.tokens for one in (again.spent, again.turn_spent, over.spent, over.last.spent, begun.spent)] == [100] * 5
+    assert [one.lost_cost_nano_usd for one in (again.spent, again.turn_spent, over.spent, over.last.spent)] == [7] * 4
 
 
 def test_a_compaction_without_the_answer_counts_what_its_request_reserved():
@@ -563,7 +563,7 @@ def test_answers_and_failures_are_paid_for():
     failed = e.ModelFailed(round=2, failure=FAILURE, usage=Usage(1, 1))
     state = after(*TURN, ask(), first, ask(1, 2), failed, ask(1, 2, 2), answer(number=2, attempt=2, usage=used))
     assert state.turn is not None
-    assert state.spent == state.turn.spent
+    assert state.spent == state.turn_spent
     assert (state.spent.usage, state.spent.cost_nano_usd, state.spent.unpriced, state.spent.tokens) == (Usage(21, 11, 6, 4, 2), 40, 1, 32)
     unknown = after(*TURN, ask(), e.ModelFailed(round=1, failure=FAILURE))
     assert unknown.spent.tokens == 0
@@ -578,7 +578,7 @@ def test_a_turn_that_continues_inherits_what_was_spent():
     assert onward.last is not None
     assert (onward.last.rounds, onward.last.spent.tokens) == (2, 7)
     afresh = fold(story(e.TurnStarted(turn=2, inputs=(7,)), state=ended), ended)
-    assert (afresh.turn.rounds_before, afresh.turn.spent.tokens, afresh.spent.tokens) == (0, 0, 7)
+    assert (afresh.turn.rounds_before, afresh.turn_spent.tokens, afresh.spent.tokens) == (0, 0, 7)
 
 
 def test_outcomes_stand_in_the_order_of_the_calls():

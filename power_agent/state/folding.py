@@ -14,7 +14,7 @@ from typing import Any, cast
 from power_agent import events as e
 from power_agent.events import Envelope, Mode, Parent
 from power_agent.messages import Call
-from power_agent.state.moves import CALL_MOVES, MOVES, RESOLVED
+from power_agent.state.moves import CALL_MOVES, MOVES, RESOLVED, Place
 from power_agent.state.shape import (
     Answered,
     CallState,
@@ -28,7 +28,6 @@ from power_agent.state.shape import (
     Said,
     SessionState,
     Setback,
-    Spent,
     Summed,
     Told,
     Transcript,
@@ -41,6 +40,7 @@ class _Refused(Exception):
 
 
 def _demand(truth: object, why: str) -> None:
+    """Refuse unless it holds. Reasons that have to be put together stand behind an `if` instead: a fold asks for them often."""
     if not truth:
         raise _Refused(why)
 
@@ -54,7 +54,7 @@ def _set(draft: SessionState, **changes: Any) -> SessionState:
 def evolve(state: SessionState, kept: Envelope) -> SessionState:
     """Return the state after one more event, or raise `IllegalMove`. The state that was handed in is not changed."""
     draft = state.moved()
-    _step(draft, kept)
+    _step(draft, kept, draft.place)
     return draft
 
 
@@ -64,14 +64,15 @@ def fold(envelopes: Iterable[Envelope], state: SessionState | None = None) -> Se
     The same as `evolve` for each event; one draft serves for all, because nobody sees the states between.
     """
     draft = SessionState("") if state is None else state.moved()
+    place = draft.place
     for kept in envelopes:
-        _step(draft, kept)
+        place = _step(draft, kept, place)
     return draft
 
 
-def _step(draft: SessionState, kept: Envelope) -> None:
-    """Change a draft by one event. After a refusal the draft is void."""
-    event, before = kept.event, draft.place
+def _step(draft: SessionState, kept: Envelope, before: Place) -> Place:
+    """Change a draft by one event; returns where it stands then. After a refusal the draft is void."""
+    event = kept.event
     kind = kept.kind if event is None else event.kind
     try:
         if kept.seq != draft.seq + 1:
@@ -80,18 +81,21 @@ def _step(draft: SessionState, kept: Envelope) -> None:
             raise _Refused(f"it is of session {kept.session!r}")
         if event is None:
             _hollow(draft, kept)
-            return
+            return draft.place
         allowed = MOVES[before].get(kind)
         if allowed is None:
             raise _Refused(f"the session is {before}")
         if kept.epoch != draft.epoch and kind not in {"session.opened", "owner.changed"}:
             raise _Refused(f"it has epoch {kept.epoch} in epoch {draft.epoch}")
         _HANDLERS[kind](draft, event, kept)
-        draft.__dict__.update(seq=kept.seq, epoch=kept.epoch, at=kept.at)
-        if draft.place not in allowed:
-            raise _Refused(f"it would lead to {draft.place}")
+        fields = draft.__dict__
+        fields["seq"], fields["epoch"], fields["at"] = kept.seq, kept.epoch, kept.at
+        after = draft.place
+        if after not in allowed:
+            raise _Refused(f"it would lead to {after}")
     except _Refused as refused:
         raise e.illegal(kept.session, kind, before, str(refused)) from None
+    return after
 
 
 def _hollow(draft: SessionState, kept: Envelope) -> None:
@@ -107,7 +111,8 @@ def _opened(state: SessionState, event: e.SessionOpened, kept: Envelope) -> Sess
         _demand(not fork, "a fork begins behind its parent's events")
         return _set(state, session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config, parent=event.parent)
     _demand(fork and event.parent is not None, "it is open already")
-    _demand(cast("Parent", event.parent).seq == state.seq, f"it begins behind seq {cast('Parent', event.parent).seq}, not {state.seq}")
+    if cast("Parent", event.parent).seq != state.seq:
+        raise _Refused(f"it begins behind seq {cast('Parent', event.parent).seq}, not {state.seq}")
     _demand(kept.session != state.session, "a fork needs an id of its own")
     return _set(_branched(state), session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config, parent=event.parent)
 
@@ -121,7 +126,7 @@ def _branched(state: SessionState) -> SessionState:
     last, spent = state.last, state.spent
     if state.turn is not None:
         turn = state.turn
-        last = LastTurn(turn.number, "forked", state.seq, turn.rounds_before + turn.round, turn.spent, began=turn.seq, ms=turn.ms_before + state.at - turn.started_at)
+        last = LastTurn(turn.number, "forked", state.seq, turn.rounds_before + turn.round, state.turn_spent, began=turn.seq, ms=turn.ms_before + state.at - turn.started_at)
     return _set(state, transcript=transcript, last=last, spent=spent, turn=None, calls={}, inputs=(), notes=(), request=None, setback=None, cancel=None, closed=False, parked=False)
 
 
@@ -150,7 +155,8 @@ def _erased(state: SessionState, _event: e.SessionErased, _: Envelope) -> Sessio
 
 
 def _owner(state: SessionState, event: e.OwnerChanged, kept: Envelope) -> SessionState:
-    _demand(kept.epoch == state.epoch + 1, f"epoch {kept.epoch} cannot follow {state.epoch}")
+    if kept.epoch != state.epoch + 1:
+        raise _Refused(f"epoch {kept.epoch} cannot follow {state.epoch}")
     return _set(state, owner=event.owner)
 
 
@@ -166,34 +172,37 @@ def _take(state: SessionState, seqs: tuple[int, ...], modes: tuple[Mode, ...], a
     taken = []
     for seq in seqs:
         found = next((item for item in state.inputs if item.seq == seq), None)
-        _demand(found and found.mode in modes, f"input {seq} is not waiting")
-        taken.append(cast("Input", found))
+        if found is None or found.mode not in modes:
+            raise _Refused(f"input {seq} is not waiting")
+        taken.append(found)
     _demand(len(set(seqs)) == len(seqs), "it takes an input twice")
     left = tuple(item for item in state.inputs if item.seq not in seqs)
     return left, tuple(Said(at, item.seq, item.parts) for item in taken)
 
 
 def _turn_started(state: SessionState, event: e.TurnStarted, kept: Envelope) -> SessionState:
-    _demand(event.turn == state.turns + 1, f"turn {event.turn} cannot follow turn {state.turns}")
+    if event.turn != state.turns + 1:
+        raise _Refused(f"turn {event.turn} cannot follow turn {state.turns}")
     _demand(event.inputs or event.continues, "it has neither an input nor a turn to continue")
     state = _with_lost(state)
     left, said = _take(state, event.inputs, ("turn", "queue", "steer"), kept.seq)
-    rounds, ms, spent = 0, 0, Spent()
+    rounds, ms, spent = 0, 0, state.spent
     if event.continues is not None:
-        _demand(state.last and state.last.number == event.continues, f"turn {event.continues} is not the last one")
-        before = cast("LastTurn", state.last)
-        rounds, ms, spent = before.rounds, before.ms, before.spent
-    turn = Turn(event.turn, kept.seq, kept.at, state.config, event.inputs, event.continues, rounds_before=rounds, ms_before=ms, spent=spent)
+        if state.last is None or state.last.number != event.continues:
+            raise _Refused(f"turn {event.continues} is not the last one")
+        before = state.last
+        rounds, ms, spent = before.rounds, before.ms, state.spent.since(before.spent)
+    turn = Turn(event.turn, kept.seq, kept.at, state.config, event.inputs, event.continues, rounds_before=rounds, ms_before=ms, before=spent)
     return _set(state, turns=event.turn, turn=turn, inputs=left, transcript=state.transcript.add(*said), request=None, setback=None, parked=False)
 
 
 def _turn_ended(state: SessionState, event: e.TurnEnded, kept: Envelope) -> SessionState:
     turn = cast("Turn", state.turn)
-    _demand(state.turn and event.turn == turn.number, f"turn {event.turn} is not open")
+    if state.turn is None or event.turn != turn.number:
+        raise _Refused(f"turn {event.turn} is not open")
     _demand(not state.calls, "calls are unresolved")
     lost = _with_lost(state)
-    spent = cast("Turn", lost.turn).spent
-    last = LastTurn(turn.number, event.status, kept.seq, turn.rounds_before + turn.round, spent, event.reason, turn.seq, turn.ms_before + kept.at - turn.started_at)
+    last = LastTurn(turn.number, event.status, kept.seq, turn.rounds_before + turn.round, lost.turn_spent, event.reason, turn.seq, turn.ms_before + kept.at - turn.started_at)
     return _set(lost, turn=None, last=last, request=None, setback=None, cancel=None, parked=event.status in {"cancelled", "limit"})
 
 
@@ -220,8 +229,7 @@ def _with_lost(state: SessionState) -> SessionState:
     """Count what an unanswered request reserved as spent: nobody will ever know."""
     if state.request is None:
         return state
-    turn = state.turn and state.turn.moved(spent=state.turn.spent.lost(state.request))
-    return _set(state, turn=turn, spent=state.spent.lost(state.request))
+    return _set(state, spent=state.spent.lost(state.request))
 
 
 def _asked(state: SessionState, event: e.ModelAsked, kept: Envelope) -> SessionState:
@@ -232,7 +240,8 @@ def _asked(state: SessionState, event: e.ModelAsked, kept: Envelope) -> SessionS
         _demand(turn is not None, "no turn is open")
         turn = cast("Turn", turn)
         expected = (turn.round + 1, 1) if turn.answered else (turn.round, turn.attempt + 1)
-        _demand(event.turn == turn.number and (event.round, event.attempt) == expected, f"round {expected[0]}, attempt {expected[1]} is next")
+        if event.turn != turn.number or (event.round, event.attempt) != expected:
+            raise _Refused(f"round {expected[0]}, attempt {expected[1]} is next")
         left, said = _take(state, event.inputs, ("steer",), kept.seq)
         transcript, notes = transcript.add(*said, *(Told(kept.seq, note.text) for note in notes)), ()
         turn = turn.moved(round=event.round, attempt=event.attempt, answered=False)
@@ -240,44 +249,46 @@ def _asked(state: SessionState, event: e.ModelAsked, kept: Envelope) -> SessionS
         _demand(not event.inputs, "a summary takes no input")
         open_summary = state.request or state.setback
         attempt = open_summary.attempt + 1 if open_summary is not None and open_summary.purpose == "summary" else 1
-        _demand(event.attempt == attempt, f"attempt {attempt} is next")
+        if event.attempt != attempt:
+            raise _Refused(f"attempt {attempt} is next")
     request = Request(kept.seq, event.purpose, event.round, event.attempt, event.reserved_tokens, event.reserved_cost_nano_usd or 0)
     return _set(state, turn=turn, transcript=transcript, inputs=left, notes=notes, request=request, setback=None)
 
 
 def _of_request(state: SessionState, event: e.ModelAnswered | e.ModelFailed) -> Request:
     request = cast("Request", state.request)
-    _demand((event.round, event.attempt) == (request.round, request.attempt), f"round {request.round}, attempt {request.attempt} is open")
+    if event.round != request.round or event.attempt != request.attempt:
+        raise _Refused(f"round {request.round}, attempt {request.attempt} is open")
     return request
 
 
 def _answered(state: SessionState, event: e.ModelAnswered, kept: Envelope) -> SessionState:
     request = _of_request(state, event)
-    turn = state.turn and state.turn.moved(spent=state.turn.spent.paid(event))
-    state = _set(state, request=None, setback=None, turn=turn, spent=state.spent.paid(event))
+    spent = state.spent.paid(event)
     if request.purpose == "summary":
-        return state
-    turn = cast("Turn", turn).moved(answered=True)
-    prefix = f"t{turn.number}r{turn.round}c"
+        return _set(state, request=None, setback=None, spent=spent)
+    turn = cast("Turn", state.turn).moved(answered=True)
     made = [part for part in event.parts if isinstance(part, Call)]
     if made:
-        _demand([call.id for call in made] == [f"{prefix}{number}" for number in range(1, len(made) + 1)], f"its calls are not named {prefix}1 and so on")
-    said = Answered(kept.seq, event.parts, event.format)
-    return _set(state, turn=turn, replies=state.replies + 1, transcript=state.transcript.add(said), calls={call.id: CallState(call) for call in made}, answer_seq=kept.seq)
+        prefix = f"t{turn.number}r{turn.round}c"
+        if [call.id for call in made] != [f"{prefix}{number}" for number in range(1, len(made) + 1)]:
+            raise _Refused(f"its calls are not named {prefix}1 and so on")
+    transcript = state.transcript.add(Answered(kept.seq, event.parts, event.format))
+    calls = {call.id: CallState(call) for call in made}
+    return _set(state, request=None, setback=None, turn=turn, spent=spent, replies=state.replies + 1, transcript=transcript, calls=calls, answer_seq=kept.seq)
 
 
 def _failed(state: SessionState, event: e.ModelFailed, kept: Envelope) -> SessionState:
     request = _of_request(state, event)
     setback = Setback(request.purpose, request.attempt, event.failure, event.retryable, event.not_before, kept.at)
     state = _set(state, replies=state.replies + (request.purpose == "turn"))
-    if event.usage is None:
-        return _set(state, request=None, setback=setback)
-    turn = state.turn and state.turn.moved(spent=state.turn.spent.moved(usage=state.turn.spent.usage + event.usage))
-    return _set(state, request=None, setback=setback, turn=turn, spent=state.spent.moved(usage=state.spent.usage + event.usage))
+    spent = state.spent if event.usage is None else state.spent.moved(usage=state.spent.usage + event.usage)
+    return _set(state, request=None, setback=setback, spent=spent)
 
 
 def _compacted(state: SessionState, event: e.ContextCompacted, kept: Envelope) -> SessionState:
-    _demand(event.from_seq <= event.to_seq <= state.seq, f"{event.from_seq} to {event.to_seq} is not in the past")
+    if not event.from_seq <= event.to_seq <= state.seq:
+        raise _Refused(f"{event.from_seq} to {event.to_seq} is not in the past")
     _demand(event.summary is not None or event.trimmed, "it changes nothing")
     notes = {trim.call: trim.note for trim in event.trimmed}
     state = _with_lost(state)
@@ -285,7 +296,8 @@ def _compacted(state: SessionState, event: e.ContextCompacted, kept: Envelope) -
     transcript = Transcript(_trimmed(entry, notes) for entry in state.transcript) if notes else state.transcript
     if event.summary is None:
         return _set(state, transcript=transcript, request=None, setback=setback)
-    _demand(state.compacted_to < event.from_seq, f"everything up to {state.compacted_to} is folded already")
+    if state.compacted_to >= event.from_seq:
+        raise _Refused(f"everything up to {state.compacted_to} is folded already")
     summed = Summed(kept.seq, event.from_seq, event.to_seq, event.summary)
     return _set(state, transcript=_summed_up(transcript, summed, event.replaces), compacted_to=event.to_seq, request=None, setback=setback)
 
@@ -332,7 +344,7 @@ def _call_moved(state: SessionState, event: e.CallEvent, kept: Envelope) -> Sess
     moved = _CALL_HANDLERS[event.kind](state, call, event)
     moved.__dict__["place"] = place  # again a fresh copy
     calls = {**state.calls, event.call: moved}
-    if place not in RESOLVED or not all(other.place in RESOLVED for other in calls.values()):
+    if place not in RESOLVED or any(other.place not in RESOLVED for other in calls.values()):
         return _set(state, calls=calls)
     returned = Returned(kept.seq, state.answer_seq, tuple(calls.values()))
     return _set(state, calls={}, transcript=state.transcript.add(returned))
@@ -343,8 +355,10 @@ def _approval_asked(_: SessionState, call: CallState, event: e.CallApprovalAsked
 
 
 def _approved(_: SessionState, call: CallState, event: e.CallApproved) -> CallState:
-    _demand(not call.external, f"call {event.call} waits for a result, not for an approval")
-    _demand(event.digest == call.digest, f"the approval of call {event.call} is for something else")
+    if call.external:
+        raise _Refused(f"call {event.call} waits for a result, not for an approval")
+    if event.digest != call.digest:
+        raise _Refused(f"the approval of call {event.call} is for something else")
     return call.moved(reason=event.reason)
 
 
@@ -354,10 +368,14 @@ def _denied(_: SessionState, call: CallState, event: e.CallDenied) -> CallState:
 
 def _call_started(state: SessionState, call: CallState, event: e.CallStarted) -> CallState:
     _demand(state.cancel is None, "the turn is cancelled")
-    _demand(event.attempt == call.attempt + 1, f"attempt {call.attempt + 1} of call {event.call} is next")
-    _demand((call.place != "approved" and call.rule is None) or event.digest == call.digest, f"call {event.call} was approved as something else")
-    _demand(call.place != "doubted" or call.permitted_by, f"nobody allowed another attempt of call {event.call}")
-    _demand(call.call.malformed is None, f"call {event.call} has no usable arguments")
+    if event.attempt != call.attempt + 1:
+        raise _Refused(f"attempt {call.attempt + 1} of call {event.call} is next")
+    if (call.place == "approved" or call.rule is not None) and event.digest != call.digest:
+        raise _Refused(f"call {event.call} was approved as something else")
+    if call.place == "doubted" and not call.permitted_by:
+        raise _Refused(f"nobody allowed another attempt of call {event.call}")
+    if call.call.malformed is not None:
+        raise _Refused(f"call {event.call} has no usable arguments")
     return call.moved(attempt=event.attempt, recovery=event.recovery, process=event.process, permitted_by=None, digest=event.digest, reason=None)
 
 
@@ -366,7 +384,8 @@ def _touched(call: CallState) -> bool:
 
 
 def _succeeded(_: SessionState, call: CallState, event: e.CallSucceeded) -> CallState:
-    _demand(call.place != "waiting" or (call.external and event.by), f"call {event.call} waits for a decision")
+    if call.place == "waiting" and not (call.external and event.by):
+        raise _Refused(f"call {event.call} waits for a decision")
     _own_result(call, event.call, event.attempt, event.by)
     return call.moved(outcome=Outcome(touched=_touched(call), output=event.output, parts=event.parts, cut=event.cut, by=event.by))
 
@@ -378,8 +397,10 @@ def _call_failed(_: SessionState, call: CallState, event: e.CallFailed) -> CallS
 
 
 def _own_result(call: CallState, name: str, attempt: int, by: str | None) -> None:
-    _demand(call.place == "waiting" or attempt == call.attempt, f"attempt {call.attempt} of call {name} is the last one")
-    _demand(call.place != "doubted" or by, f"the result of the doubted call {name} must say who handed it in")
+    if call.place != "waiting" and attempt != call.attempt:
+        raise _Refused(f"attempt {call.attempt} of call {name} is the last one")
+    if call.place == "doubted" and not by:
+        raise _Refused(f"the result of the doubted call {name} must say who handed it in")
 
 
 def _aborted(_: SessionState, call: CallState, event: e.CallAborted) -> CallState:
@@ -387,7 +408,8 @@ def _aborted(_: SessionState, call: CallState, event: e.CallAborted) -> CallStat
 
 
 def _doubted(_: SessionState, call: CallState, event: e.CallDoubted) -> CallState:
-    _demand(event.attempt == call.attempt, f"attempt {call.attempt} of call {event.call} is the last one")
+    if event.attempt != call.attempt:
+        raise _Refused(f"attempt {call.attempt} of call {event.call} is the last one")
     return call.moved(reason=event.reason)
 
 

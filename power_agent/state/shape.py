@@ -137,7 +137,7 @@ class Transcript:
         """Return a transcript with these at the end."""
         items = self._items if len(self._items) == self._length else self._items[: self._length]
         items.extend(entries)
-        longer = Transcript()
+        longer = object.__new__(Transcript)  # a step that every fact with words takes: no empty list made first
         longer._items, longer._length = items, len(items)
         return longer
 
@@ -186,11 +186,18 @@ class Spent(Moving):
 
     def paid(self, answer: ModelAnswered) -> Spent:
         """Add an answer."""
-        known = answer.cost_nano_usd is not None
-        return self.moved(
-            usage=self.usage + answer.usage,
-            cost_nano_usd=self.cost_nano_usd + (answer.cost_nano_usd or 0),
-            unpriced=self.unpriced + (not known),
+        if answer.cost_nano_usd is None:
+            return self.moved(usage=self.usage + answer.usage, unpriced=self.unpriced + 1)
+        return self.moved(usage=self.usage + answer.usage, cost_nano_usd=self.cost_nano_usd + answer.cost_nano_usd)
+
+    def since(self, before: Spent) -> Spent:
+        """Return what was added to an earlier sum."""
+        return Spent(
+            self.usage - before.usage,
+            self.cost_nano_usd - before.cost_nano_usd,
+            self.unpriced - before.unpriced,
+            self.lost_tokens - before.lost_tokens,
+            self.lost_cost_nano_usd - before.lost_cost_nano_usd,
         )
 
     def lost(self, request: Request) -> Spent:
@@ -234,7 +241,10 @@ class Input(Word):
 
 @word(slots=False)
 class Turn(Moving):
-    """The turn that is open. Rounds count answers asked for; `answered` says that the current round has its answer."""
+    """The turn that is open. Rounds count answers asked for; `answered` says that the current round has its answer.
+
+    `before` is what the session had spent when the turn began; a turn that continues another one begins where that one began.
+    """
 
     number: int
     seq: int
@@ -247,7 +257,7 @@ class Turn(Moving):
     answered: bool = True
     rounds_before: int = 0
     ms_before: int = 0
-    spent: Spent = Spent()
+    before: Spent = Spent()
 
 
 @word()
@@ -307,17 +317,18 @@ class SessionState(Moving):
     @property
     def place(self) -> Place:
         """Where the session stands in the table of moves."""
-        if self.erased:
-            return "erased"
-        if self.hollow:
-            return "hollow"
-        if self.closed:
-            return "closed"
+        if self.closed or self.hollow or self.erased:
+            return "erased" if self.erased else "hollow" if self.hollow else "closed"
         if self.request is not None:
             return "asking" if self.request.purpose == "turn" else "summarising"
         if self.turn is not None:
             return "calling" if self.calls else "ready"
         return "idle" if self.seq else "unborn"
+
+    @property
+    def turn_spent(self) -> Spent:
+        """What the open turn has spent so far, with the turns it continues."""
+        return Spent() if self.turn is None else self.spent.since(self.turn.before)
 
     @property
     def unresolved(self) -> tuple[CallState, ...]:
