@@ -54,6 +54,7 @@ class Drive:
         self._contexts: dict[str, ToolContext] = {}
         self._recovering: set[str] = set()
         self._left_behind: list[Callable[[], bool]] = []  # threads nobody can stop; each keeps its place
+        self._late: dict[str, asyncio.Task[Done]] = {}  # what such threads come to
         self._wake = asyncio.Event()
         self.has_kept = False
 
@@ -88,6 +89,9 @@ class Drive:
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._put_down()))
             raise
+        finally:
+            for late in self._late.values():  # from here on nobody owns the session in whose name it could count
+                late.cancel()
         return self.state
 
     async def _step(self) -> bool:
@@ -340,7 +344,7 @@ class Drive:
             seconds = None if until is None else (until - self._clock.now()) / 1000
             if seconds is not None and seconds <= 0:
                 return
-            await self._pause(set(self._running.values()), seconds)
+            await self._pause({*self._running.values(), *self._late.values()}, seconds)
 
     async def _pause(self, tasks: set[asyncio.Task[Any]], seconds: float | None = None) -> None:
         """Wait until one of the tasks is done, somebody wakes us, or it is time to look at the log; look."""
@@ -360,12 +364,22 @@ class Drive:
         for name in finished:
             task, call = self._running.pop(name), self.state.calls.get(name)
             context = self._contexts.pop(name, None)
-            if context is not None and context.still_alive():
-                self._left_behind.append(context.still_alive)
             if call is None:
                 continue
             self._stage_outcome(Done((lost(call, STOPPED),)) if task.cancelled() else task.result())
-        return bool(finished)
+            if context is not None and context.still_alive():
+                self._left_behind.append(context.still_alive)
+                self._late[name] = asyncio.create_task(self._executor.late(call, context, self._limits.max_output_bytes_in_context))
+        return self._collect_late() or bool(finished)
+
+    def _collect_late(self) -> bool:
+        """Stage what threads came to that were given up: it counts while their calls are in doubt."""
+        ended = [name for name, task in self._late.items() if task.done()]
+        for name in ended:
+            done = self._late.pop(name).result()
+            if name in self.state.calls and self.state.calls[name].place == "doubted":
+                self._stage_outcome(done)
+        return bool(ended)
 
     def _stage_outcome(self, done: Done) -> None:
         try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json, to_jsonable_python
@@ -34,6 +34,7 @@ FOUND = "It was found started, and its outcome was not recorded."
 STOPPED = "It was stopped because the turn was cancelled."
 FROM_WITHIN = "It was cancelled from within, without an outcome."
 TOO_LONG = "It took longer than {seconds:g} s."
+LATE = "its own thread, after the time limit"
 
 
 class Done(NamedTuple):
@@ -46,7 +47,19 @@ class Done(NamedTuple):
 class Executor:
     """Judges, runs and recovers the calls of sessions; keeps no state of its own."""
 
-    def __init__(self, tools: Tools, policy: Policy, deps: Any = None, glimpse: Glimpse | None = None, guards: Sequence[CallGuard] = ()) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        policy: Policy,
+        deps: Any = None,
+        *,
+        glimpse: Glimpse | None = None,
+        guards: Sequence[CallGuard] = (),
+        me: str = "",
+        elsewhere: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._me = me
+        self._elsewhere = elsewhere or (lambda _process: False)
         self._tools = tools
         self._policy = policy
         self._deps = deps
@@ -141,10 +154,10 @@ class Executor:
             return e.Failure(code=error.code, message=error.message)
         return None
 
-    @staticmethod
-    def _start(state: SessionState, call: CallState, tool: Tool, digest: str) -> e.CallStarted:
+    def _start(self, state: SessionState, call: CallState, tool: Tool, digest: str) -> e.CallStarted:
         key = idempotency_key(state.nonce, call.call.id)
-        return e.CallStarted(call=call.call.id, attempt=call.attempt + 1, recovery=tool.recovery, idempotency_key=key, digest=digest)
+        process = self._me if tool.threaded and self._me else None
+        return e.CallStarted(call=call.call.id, attempt=call.attempt + 1, recovery=tool.recovery, idempotency_key=key, digest=digest, process=process)
 
     def context(self, state: SessionState, call: CallState) -> ToolContext:
         """Return what the tool is told about the attempt that runs, or was found."""
@@ -183,17 +196,26 @@ class Executor:
         passing("after", ("effect", made.name))
         return succeeded(call, value, output_bytes)
 
+    async def late(self, call: CallState, context: ToolContext, output_bytes: int) -> Done:
+        """Wait for what a thread that was left behind comes to: while its call is doubted, its result is the truth."""
+        if context.left is None:
+            return Done(())
+        value, error = await context.left
+        return _failed(call, error, by=LATE) if error is not None else succeeded(call, value, output_bytes, by=LATE)
+
     # -- found started without an outcome ------------------------------------------------------------------------------
 
     def promise(self, state: SessionState, call: CallState) -> e.Recovery:
         """Return the stricter of what was recorded and what the tool promises now; a tool that is gone promises nothing, nor does
-        one of which an earlier attempt still runs in this process.
+        one of which an earlier attempt may still run: in this process, or as a thread of another one that lives.
         """
         tool = self._tools.get(call.call.name)
         if tool is not None and tool.runs(idempotency_key(state.nonce, call.call.id)):
             return "ask"
         today = "ask" if tool is None else tool.recovery
         stricter = max(call.recovery, today, key=STRICTNESS.index)
+        if stricter == "probe" and call.process is not None and self._elsewhere(call.process):
+            return "ask"  # a probe that looks before that thread has ended would answer too early
         return "ask" if stricter == "probe" and today != "probe" else stricter
 
     async def probe(self, call: CallState, context: ToolContext, output_bytes: int) -> Done:
@@ -235,13 +257,13 @@ def lost(call: CallState, reason: str) -> e.Event:
     return e.CallDoubted(call=call.call.id, attempt=call.attempt, reason=reason)
 
 
-def _failed(call: CallState, error: BaseException) -> Done:
+def _failed(call: CallState, error: BaseException, by: str | None = None) -> Done:
     try:
         said = " ".join(str(error).split("\0"))[:4_000]
     except Exception:  # noqa: BLE001  even that can fail
         said = "(it cannot be printed)"
     failure = e.Failure(code="tool_failed", message=f"{type(error).__name__}: {said}" if said else type(error).__name__)
-    return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure),))
+    return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure, by=by),))
 
 
 def succeeded(call: CallState, value: object, output_bytes: int, by: str | None = None) -> Done:

@@ -97,8 +97,9 @@ class StatefulAgentLoop:
         self._store: Store = SQLiteStore(store, durability=durability, clock=self._clock) if isinstance(store, str | Path | os.PathLike) else store
         self._opens_store = isinstance(store, str | os.PathLike)
         self._config = Config(model=model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits)
-        self._executor = Executor(self._tools, policy or allow_all, deps, guards=guards)
-        self._sink = Sink(self._store, self._clock, chance or SystemChance(), process.me(), dead=process.proven_dead, hooks=Hooks(listeners))
+        me = process.me()
+        self._executor = Executor(self._tools, policy or allow_all, deps, guards=guards, me=me, elsewhere=process.lives_elsewhere)
+        self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=Hooks(listeners))
         self._chance = chance or SystemChance()
         self._live: dict[str, SessionState] = {}
         self._working: dict[str, _Work] = {}

@@ -265,7 +265,9 @@ class Model(Protocol):
 
 
 class ToolContext:
-    """What a running tool knows about its call. `still_alive` is set by tools that cannot be stopped (threads)."""
+    """What a running tool knows about its call. Tools that cannot be stopped (threads) set `still_alive`, and `left`: what
+    came of it in the end as (value, error), also when nobody waited that long.
+    """
 
     def __init__(self, *, session: str, call: str, attempt: int, idempotency_key: str, deps: Any = None, progress: Callable[[str], None] | None = None) -> None:
         self.session = session
@@ -275,6 +277,7 @@ class ToolContext:
         self.deps = deps
         self.cancelled = False
         self.still_alive: Callable[[], bool] = lambda: False
+        self.left: Awaitable[tuple[Any, BaseException | None]] | None = None
         self._progress = progress
 
     def progress(self, text: str) -> None:
@@ -324,6 +327,11 @@ class Tool(Protocol):
     @property
     def external(self) -> bool:
         """Whether it is not run here: its result is handed in."""
+        ...
+
+    @property
+    def threaded(self) -> bool:
+        """Whether it runs where nobody can stop it: as long as its process lives, an attempt may still be under way."""
         ...
 
     def runs(self, idempotency_key: str) -> bool:

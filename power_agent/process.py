@@ -47,13 +47,19 @@ def me() -> str:
 
 def proven_dead(owner: str) -> bool:
     """Say whether an owner is known to be dead. False also means: cannot be known from here."""
+    return _lives(owner) is False
+
+
+def lives_elsewhere(owner: str) -> bool:
+    """Say whether an owner's process is another one and known to live. False also means: cannot be known from here."""
+    return owner.split("/")[2:3] != [str(os.getpid())] and _lives(owner) is True
+
+
+def _lives(owner: str) -> bool | None:
     parts = owner.split("/")
     if len(parts) != len(("boot", "namespace", "pid", "start", "token")) or not parts[2].isdigit():
-        return False
+        return None
     boot, namespace, pid, started, _ = parts
-    if "-" in {boot, namespace, started}:
-        return False
-    here = _home()
-    if boot != here[0]:
-        return False  # another machine, or this one before it was started again: both look the same
-    return namespace == here[1] and start_time(int(pid)) != started
+    if "-" in {boot, namespace, started} or (boot, namespace) != _home():
+        return None  # another machine or container, or this one before it was started again: all look the same
+    return start_time(int(pid)) == started

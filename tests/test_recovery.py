@@ -373,6 +373,84 @@ async def test_a_late_result_of_a_settled_call(tmp_path, decision):
         assert [wrong async for wrong in loop.verify()] == []
 
 
+@pytest.mark.parametrize(("fails", "kind"), [(False, "call.succeeded"), (True, "call.failed")])
+async def test_a_late_result_while_the_call_is_doubted(tmp_path, fails, kind):
+    """The thread of a call that timed out ends while its sibling still runs: its result is the truth, and says where it came from."""
+    release = threading.Event()
+
+    @tool(seconds=0.03)
+    def slow() -> str:
+        release.wait(5)
+        if fails:
+            raise ValueError("the bank said no")
+        return "late, and true"
+
+    @tool
+    async def sibling(ctx: ToolContext) -> str:
+        while "call.doubted" not in await kinds(loop):
+            await asyncio.sleep(0.01)
+        release.set()
+        while kind not in await kinds(loop):
+            await asyncio.sleep(0.01)
+        return "ran"
+
+    model = ScriptedModel([[Call("slow"), Call("sibling")], "done"])
+    async with make(tmp_path, model, tools=[slow, sibling]) as loop:
+        result = await asyncio.wait_for(loop.send("x", "s"), 20)
+        assert result.status == "completed"
+        late = (await loop.history("s", kinds=[kind]))[0].event
+        assert (late.call, late.by) == ("t1r1c1", "its own thread, after the time limit")
+        assert told(model)[0] == ("ValueError: the bank said no It may have taken effect." if fails else "late, and true")
+        assert [wrong async for wrong in loop.verify()] == []
+
+
+def test_a_probe_does_not_look_before_a_living_thread_has_ended(tmp_path):
+    """A thread that an interrupted process left behind still works: from another process nobody asks the probe before that one is gone."""
+    journal = Journal(tmp_path)
+    go = tmp_path / "go"
+
+    def pay(to: str, ctx: ToolContext) -> str:
+        (tmp_path / "begun").touch()
+        while not go.exists():
+            time.sleep(0.01)
+        journal.write("pay")
+        return "paid"
+
+    def probe(arguments, ctx):
+        journal.write("probe")
+        return Happened("it did") if "pay" in journal.lines else DidNotHappen()
+
+    async def first_life():
+        async with make(tmp_path, [[Call("pay", {"to": "Ada"})]], tools=[tool(probe=probe)(pay)]) as loop:
+            sending = asyncio.ensure_future(loop.send("x", "s"))
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+            sending.cancel()
+            await asyncio.wait([sending])
+        (tmp_path / "interrupted").touch()
+        while "pay" not in journal.lines:
+            await asyncio.sleep(0.01)
+
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(first_life())
+        os._exit(0)
+    while not (tmp_path / "interrupted").exists():
+        time.sleep(0.01)
+
+    async def second_life():
+        async with make(tmp_path, [[Call("pay", {"to": "Ada"})], "done"], tools=[tool(probe=probe)(pay)]) as loop:
+            result = await loop.resume("s")
+            assert [(call.state, call.id) for call in result.pending] == [("doubted", "t1r1c1")]
+            assert journal.lines == []
+            go.touch()
+            os.waitpid(pid, 0)
+            assert (await loop.resume("s")).status == "completed"
+
+    asyncio.run(second_life())
+    assert journal.lines == ["pay", "probe"]
+
+
 async def test_an_abandoned_thread_keeps_its_place(tmp_path):
     """A thread that was left to itself still works: its place stays taken, so that no more run at once than the limit says."""
     from power_agent.limits import Limits

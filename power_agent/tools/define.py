@@ -56,6 +56,7 @@ class FunctionTool:
         if recovery not in RECOVERIES or (probe is not None and recovery != "ask"):
             raise InvalidInput(f"recovery={recovery!r} is not possible here.", hint=f"Use one of {', '.join(RECOVERIES)}, or probe=function alone.")
         self.recovery: Recovery = "probe" if probe is not None else recovery
+        self.threaded = not inspect.iscoroutinefunction(function)
         called = name or str(getattr(function, "__name__", ""))
         if not LEGAL_NAME.fullmatch(called):
             raise InvalidInput(f"{called!r} cannot be the name of a tool.", hint="Use 1 to 64 letters, digits, _ and -; pass name=… for a lambda.")
@@ -92,7 +93,7 @@ class FunctionTool:
         values = dict(arguments)
         if self._context is not None:
             values[self._context] = context
-        if inspect.iscoroutinefunction(self.function):
+        if not self.threaded:
             return await self.function(**values)
         answer = await in_thread(lambda: self.function(**values), f"power-agent-tool-{self.spec.name}", context)
         return await answer if inspect.isawaitable(answer) else answer
@@ -128,8 +129,11 @@ async def in_thread(work: Callable[[], Any], name: str, context: ToolContext | N
     """Run work in a daemon thread of its own. Cancelled, it is left to itself: nobody can stop a thread."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Any] = loop.create_future()
+    left: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
     def deliver(result: Any, error: BaseException | None) -> None:
+        if not left.done():
+            left.set_result((result, error))
         if answer.done():
             return
         if error is None:
@@ -153,7 +157,7 @@ async def in_thread(work: Callable[[], Any], name: str, context: ToolContext | N
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     if context is not None:
-        context.still_alive = thread.is_alive
+        context.still_alive, context.left = thread.is_alive, left
         LIVING[context.idempotency_key] = thread
     return await answer
 
