@@ -303,7 +303,7 @@ async def traced(path: str, journal: str, go: str, scene: str) -> None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(ANY_TRACER, ctypes.c_ulong(2**64 - 1), 0, 0, 0)
     Journal(journal).write("waiting")
-    while not Path(go).exists():  # noqa: ASYNC110, ASYNC240  nothing else runs here
+    while not Path(go).exists():  # noqa: ASYNC240  nothing else runs here
         await asyncio.sleep(0.001)
     await SCENES[scene](path, journal)
 
@@ -372,7 +372,7 @@ async def racer(path: str, journal: str, sessions: int, start: float) -> None:
             else:
                 log.write("won", session=number, epoch=state.epoch, owner=sink.owner)
         log.write("done")
-        while len(lines(journal, "done")) < 2:  # noqa: ASYNC110  another process writes it; the winner lives until both are through
+        while len(lines(journal, "done")) < 2:
             await asyncio.sleep(0.005)
 
 

@@ -62,7 +62,7 @@ async def kinds(loop, session="s") -> list[str]:
 async def until(truth) -> None:
     """Wait until something is true."""
     async with asyncio.timeout(3):
-        while not await truth():  # noqa: ASYNC110  nobody rings a bell in the log
+        while not await truth():
             await asyncio.sleep(0.01)
 
 

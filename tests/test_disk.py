@@ -4,7 +4,7 @@ Child processes write a story and say "ack" after each fact that was acknowledge
 everything, forks them, so that hundreds are cheap. The disk fails for the n-th time of asking, n = 1, 2, 3 … until nothing fails
 any more: by RLIMIT_FSIZE, by strace's fault injection, by permissions.
 """
-# ruff: noqa: ASYNC110, ASYNC240  nobody else waits for the event loop of a test
+# ruff: noqa: ASYNC240  nobody else waits for the event loop of a test
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ class Stuck:
 
     async def _polite(self, ctx: ToolContext) -> str:
         self.begun.add(ctx.call)
-        while not ctx.cancelled:  # noqa: ASYNC110  it is told by a flag
+        while not ctx.cancelled:
             await asyncio.sleep(0.001)
         self.happened.append(ctx.call)
         return "stopped in time"
@@ -256,7 +256,7 @@ class Stuck:
     async def running(self, *calls: str) -> None:
         """Wait until these calls are in the middle of it."""
         async with asyncio.timeout(10):
-            while not self.begun.issuperset(calls):  # noqa: ASYNC110  threads say so too
+            while not self.begun.issuperset(calls):
                 await asyncio.sleep(0.001)
 
 
@@ -344,7 +344,7 @@ async def test_aclose_during_a_turn(stuck, tmp_path):
         with pytest.raises(SessionPending):
             await other.send("are you there?", "s")
         resuming = asyncio.ensure_future(other.resume("s"))
-        while (await other.state("s")).calls["t1r1c2"].attempt < 2:  # noqa: ASYNC110  it is run again by its promise
+        while (await other.state("s")).calls["t1r1c2"].attempt < 2:
             await asyncio.sleep(0.01)
         assert time.monotonic() - begun < story.PROMPT_SECONDS
         pending = {call.tool: (call.state, call.attempt) for call in await other.pending("s")}
@@ -453,7 +453,7 @@ async def test_approve_and_retry_from_another_loop_while_the_first_waits(stuck, 
         await stuck.running("t1r1c1")
         await second.settle("s", "t1r1c2", Approve(), by=PERSON)
         async with asyncio.timeout(5):
-            while not stuck.happened:  # noqa: ASYNC110
+            while not stuck.happened:
                 await asyncio.sleep(0.01)
         assert stuck.happened == ["t1r1c2"]
         with pytest.raises(PowerAgentError):

@@ -94,7 +94,7 @@ async def kinds(loop, session="s") -> list[str]:
 async def until(loop, kind: str, session: str = "s") -> None:
     """Wait until an event of that kind is kept."""
     async with asyncio.timeout(3):
-        while not await loop.sessions() or kind not in await kinds(loop, session):  # noqa: ASYNC110  nobody rings a bell in the log
+        while not await loop.sessions() or kind not in await kinds(loop, session):
             await asyncio.sleep(0.01)
 
 
@@ -748,7 +748,7 @@ async def test_a_tool_that_ends_within_the_grace(make):
     @tool
     async def obedient(ctx: ToolContext) -> str:
         running.set()
-        while not ctx.cancelled:  # noqa: ASYNC110  as tools do
+        while not ctx.cancelled:
             await asyncio.sleep(0.005)
         return "stopped in time"
 
