@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from power_agent import events as e
 from power_agent.context import render
@@ -25,7 +25,7 @@ from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
 from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, FIRST_BACKOFF_SECONDS, LOOK_SECONDS, MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS, STOP_SECONDS, Limits
 from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
 from power_agent.messages import AnswerPart, Call
-from power_agent.ports import Clock, Glimpse, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
+from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
 from power_agent.sink import Sink
 from power_agent.state import CallState, SessionState
 
@@ -39,7 +39,17 @@ class Drive:
     """One session, moved on by its owner until nothing more can be done without somebody else."""
 
     def __init__(  # noqa: PLR0913  what it moves with
-        self, sink: Sink, store: Store, clock: Clock, model: Model, tools: Tools, executor: Executor, state: SessionState, *, go_on: bool = False, glimpse: Glimpse | None = None
+        self,
+        sink: Sink,
+        store: Store,
+        clock: Clock,
+        model: Model,
+        tools: Tools,
+        executor: Executor,
+        state: SessionState,
+        *,
+        go_on: bool = False,
+        glimpse: Callable[[Glimpsed], None] | None = None,
     ) -> None:
         self._sink = sink
         self._store = store
@@ -47,7 +57,7 @@ class Drive:
         self._model = model
         self._tools = tools
         self._executor = executor
-        self._glimpse: Glimpse = glimpse or (lambda _kind, _text: None)
+        self._glimpse = glimpse
         self._draft = sink.draft(state)
         self._go_on = go_on
         self._running: dict[str, asyncio.Task[Done]] = {}
@@ -187,11 +197,11 @@ class Drive:
             attempt=step.attempt,
         )
         try:
-            reply = await self._until_cancelled(self._model.ask(request, self._glimpse))
+            reply = await self._until_cancelled(self._model.ask(request, self._piece(step)))
         except ModelError as error:
-            self._stage(self._failed(step, error))
+            self._void(step, error)
         except Exception as error:  # noqa: BLE001  an adapter's bug ends the turn, not the session
-            self._stage(self._failed(step, ModelError(f"{type(error).__name__}: {error}")))
+            self._void(step, ModelError(f"{type(error).__name__}: {error}"))
         else:
             if reply is not None:
                 self._stage_answer(step, reply)
@@ -200,7 +210,19 @@ class Drive:
         try:
             self._stage(_answered(step, reply))
         except InvalidInput as error:
-            self._stage(self._failed(step, ModelError(f"The answer cannot be kept: {error.message}")))
+            self._void(step, ModelError(f"The answer cannot be kept: {error.message}"))
+
+    def _void(self, step: AskModel, error: ModelError) -> None:
+        """Stage a failure; whoever looked on is told that nothing of this attempt counts."""
+        self._stage(self._failed(step, error))
+        self._piece(step)("void", error.message)
+
+    def _piece(self, step: AskModel) -> Glimpse:
+        """Return what shows pieces of one attempt's answer to whoever looks on."""
+        show, session = self._glimpse, self.kept.session
+        if show is None:
+            return lambda _kind, _text: None
+        return lambda kind, text: show(Glimpsed(session=session, kind=cast("Any", kind), text=text, turn=step.turn, round=step.round, attempt=step.attempt))
 
     async def _until_cancelled(self, request: Any) -> ModelReply | None:
         """Wait for an answer; None when the turn was cancelled first."""

@@ -26,7 +26,7 @@ from power_agent.failpoints import passing
 from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
 from power_agent.policy import Allow, Ask, CallGuard, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
-from power_agent.ports import DidNotHappen, Glimpse, Happened, Tool, ToolContext, Tools
+from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.state import CallState, SessionState
 
 STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
@@ -53,7 +53,7 @@ class Executor:
         policy: Policy,
         deps: Any = None,
         *,
-        glimpse: Glimpse | None = None,
+        glimpse: Callable[[], Callable[[Glimpsed], None]] | None = None,
         guards: Sequence[CallGuard] = (),
         me: str = "",
         elsewhere: Callable[[str], bool] | None = None,
@@ -162,9 +162,17 @@ class Executor:
     def context(self, state: SessionState, call: CallState) -> ToolContext:
         """Return what the tool is told about the attempt that runs, or was found."""
         made = call.call.id
-        glimpse = self._glimpse
-        progress = None if glimpse is None else lambda text: glimpse("progress", text)
+        progress = None if self._glimpse is None else self._progress(self._glimpse(), state, made)
         return ToolContext(session=state.session, call=made, attempt=call.attempt, idempotency_key=idempotency_key(state.nonce, made), deps=self._deps, progress=progress)
+
+    @staticmethod
+    def _progress(glimpse: Callable[[Glimpsed], None], state: SessionState, call: str) -> Callable[[str], None]:
+        turn = state.turn.number if state.turn is not None else 0
+
+        def progress(text: str) -> None:
+            glimpse(Glimpsed(session=state.session, kind="progress", text=str(text), turn=turn, call=call))
+
+        return progress
 
     # -- the effect ----------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,10 @@ STOP_SECONDS = 5.0
 """How long stopped work is waited for, so that its end can be recorded, before it is left behind."""
 PROBE_SECONDS = 30.0
 """How long a probe may take to find out whether a call happened."""
+MAX_STREAM_ITEMS = 1_000
+"""What waits for a slow reader of a stream: above it glimpses are let go and facts are read from the log instead."""
+TAIL_SECONDS = 0.01
+"""How often somebody who follows the log asks whether another process wrote; asking costs microseconds and reads nothing."""
 LOOK_SECONDS = 0.25
 """How often an owner that waits for a model or a tool looks whether somebody asked it to stop: one look costs one row."""
 EFFECT_MARGIN = 0.5

@@ -122,6 +122,12 @@ class Store(Protocol):
         """Read kept events of all sessions in the order of their commits; the cursor is `position`."""
         ...
 
+    def follow(self, session: str | None = None, *, after: int = 0) -> AsyncIterator[list[Record]]:
+        """Yield what is kept behind a cursor, of one session (by seq) or of all (by position), for ever and whoever wrote it; ends
+        when the store is closed.
+        """
+        ...
+
     async def find(self, session: str) -> SessionRow | None:
         """Look a session up."""
         ...
@@ -249,6 +255,23 @@ class ModelReply(Word):
 
 Glimpse = Callable[[str, str], None]
 """Called with the kind (`text`, `reasoning`, `arguments`, `progress`) and a piece of something that is still on its way."""
+
+
+@word(kw_only=True)
+class Glimpsed(Word):
+    """A piece of something that is on its way, told to whoever looks on and never kept.
+
+    `void` takes back everything glimpsed of an attempt: it failed, and nothing of it counts. `progress` comes from the tool of
+    `call`. `skipped` says that a slow reader missed `text` glimpses; what they belonged to comes whole, as a fact.
+    """
+
+    session: str
+    kind: Literal["text", "reasoning", "arguments", "progress", "void", "skipped"]
+    text: str = ""
+    turn: int = 0
+    round: int = 0
+    attempt: int = 0
+    call: str | None = None
 
 
 class Model(Protocol):

@@ -96,12 +96,12 @@ async def result_of(store: Store, state: SessionState, number: int, input_seq: i
     if number == 0:
         return TurnResult(session_id=state.session, turn=0, status="waiting", text="", pending=tuple(pending_of(state)), seq=state.seq, input_seq=input_seq)
     began = await _began(store, state, number)
-    reader = _Turn(state, number, input_seq)
+    reader = TurnReader(state.session, number, input_seq)
     for record in await store.read(state.session, after=began - 1):
         event = opened(record).event
         if event is not None and reader.take(record.seq, event):
             break
-    return reader.result()
+    return reader.result(state)
 
 
 async def _began(store: Store, state: SessionState, number: int) -> int:
@@ -117,12 +117,12 @@ async def _began(store: Store, state: SessionState, number: int) -> int:
     return state.seq
 
 
-class _Turn:
-    """Puts a result together from the events of a turn."""
+class TurnReader:
+    """Puts a result together from the events of a turn, as they are kept or as they are read."""
 
-    def __init__(self, state: SessionState, number: int, input_seq: int) -> None:
-        self._state = state
-        self._number = number
+    def __init__(self, session: str, number: int, input_seq: int = 0) -> None:
+        self._session = session
+        self.number = number
         self._input_seq = input_seq
         self._calls: dict[str, CallRecord] = {}
         self._usage = Usage()
@@ -130,20 +130,25 @@ class _Turn:
         self._summary = False
         self._end: e.TurnEnded | None = None
         self._seq = 0
+        self.inputs: set[int] = set()
 
     def take(self, seq: int, event: e.Event) -> bool:
-        """Take one event; True when it ended the turn."""
+        """Take one event, once; True when it ended the turn."""
+        if seq <= self._seq:
+            return False
         self._seq = seq
         match event:
-            case e.TurnStarted(inputs=inputs) if not self._input_seq and inputs:
-                self._input_seq = inputs[0]
-            case e.ModelAsked(purpose=purpose):
+            case e.TurnStarted(inputs=inputs):
+                self.inputs.update(inputs)
+                self._input_seq = self._input_seq or min(inputs, default=0)
+            case e.ModelAsked(purpose=purpose, inputs=inputs):
+                self.inputs.update(inputs)
                 self._summary = purpose == "summary"
             case e.ModelAnswered():
                 self._usage += event.usage
                 if not self._summary:
                     self._answered(event)
-            case e.TurnEnded(turn=self._number):
+            case e.TurnEnded(turn=self.number):
                 self._end = event
                 return True
             case e.CallEvent():
@@ -165,18 +170,18 @@ class _Turn:
         state = {"call.approval_asked": "waiting", "call.retried": known.state}.get(event.kind, event.kind.removeprefix("call."))
         self._calls[event.call] = CallRecord(id=known.id, tool=known.tool, arguments=known.arguments, state=state, output=output, attempts=attempts)
 
-    def result(self) -> TurnResult:
-        """Return the turn."""
-        state, end = self._state, self._end
+    def result(self, state: SessionState | None = None) -> TurnResult:
+        """Return the turn; of one that is open, the state says what is pending."""
+        end = self._end
         return TurnResult(
-            session_id=state.session,
-            turn=self._number,
+            session_id=self._session,
+            turn=self.number,
             status="waiting" if end is None else end.status,
             text=self._text,
             calls=tuple(self._calls.values()),
-            pending=() if end is not None else tuple(pending_of(state)),
+            pending=() if end is not None or state is None else tuple(pending_of(state)),
             usage=self._usage,
-            seq=self._seq if end is not None else state.seq,
+            seq=self._seq if end is not None or state is None else state.seq,
             input_seq=self._input_seq,
             reason=end.reason if end is not None else None,
             failure=end.failure if end is not None else None,

@@ -28,6 +28,7 @@ from power_agent.store.backup import backup
 from power_agent.store.commit import Answer, commit
 from power_agent.store.file import Log, checkpoint, open_log, prepare, translated
 from power_agent.store.lease import LeaseKeeper
+from power_agent.store.tail import Tail
 from power_agent.store.verify import check_chain, check_file
 
 _log = logging.getLogger("power_agent.store")
@@ -47,6 +48,7 @@ class _Writer:
         self.users = 0
         self.failed: errors.StoreError | None = None
         self.leases = LeaseKeeper(path, clock, lease_ms)
+        self.tail = Tail(path, self.run)
         self._pid = os.getpid()
         self._ready: asyncio.Task[None] | None = None
         self._db: aiosqlite.Connection | None = None
@@ -78,6 +80,7 @@ class _Writer:
             self._ready.cancelled() or self._ready.exception()
         while self._flushing is not None and not self._flushing.done():
             await asyncio.wait([self._flushing])
+        await self.tail.close()
         db, self._db = self._db, None
         await asyncio.to_thread(self.leases.close)
         if db is not None:
@@ -140,6 +143,7 @@ class _Writer:
             for (_, waiter), answer in zip(batch, answers, strict=True):
                 if not waiter.done():
                     waiter.set_result(answer)
+            self.tail.notice()
             await self._maybe_checkpoint()
 
     def _remember_failure(self, answers: list[Answer]) -> None:
@@ -272,6 +276,10 @@ class SQLiteStore:
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[Record]:
         """Read kept events of all sessions in the order of their commits."""
         return await self._opened().run(reading.read_all, after, limit)
+
+    def follow(self, session: str | None = None, *, after: int = 0) -> AsyncIterator[list[Record]]:
+        """Yield what is kept behind a cursor, of one session (by seq) or of all (by position), for ever and whoever wrote it."""
+        return self._opened().tail.follow(session, after)
 
     async def find(self, session: str) -> SessionRow | None:
         """Look a session up."""

@@ -1,0 +1,290 @@
+"""An input's way: a new one starts a turn, a repeated one joins the first, one that meets somebody else's turn waits in the log.
+
+Whoever sends waits for the end of the turn that takes the input. When that turn is driven by another process, the log is looked at
+from time to time; when its owner dies, whoever waits takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from power_agent import events as e
+from power_agent import process
+from power_agent.cleaning import clean
+from power_agent.drive import Drive
+from power_agent.errors import HeadMoved, KeyConflict, OwnershipLost, SessionBusy, SessionClosed, SessionErased, SessionExists, SessionPending
+from power_agent.limits import LOOK_SECONDS
+from power_agent.loop.work import Desk, Work
+from power_agent.messages import ContentPart
+from power_agent.ports import Clock, SessionRow, Store
+from power_agent.results import TurnResult, pending_of, result_of
+from power_agent.sink import Sink, opened
+from power_agent.state import SessionState
+from power_agent.word import Word, word
+
+WhenBusy = Literal["raise", "queue", "steer"]
+
+
+DriveMaker = Callable[[SessionState, bool], Drive]
+"""Makes what drives a session from a state; True: a turn that ended is to be continued."""
+
+
+class _LookAgain(Exception):
+    """The session was not where it was last seen, and nothing was kept."""
+
+
+@word(kw_only=True)
+class Order(Word):
+    """An input that somebody wants kept."""
+
+    session: str
+    parts: tuple[ContentPart, ...]
+    key: str | None = None
+    by: str | None = None
+    when_busy: WhenBusy = "raise"
+
+
+class Intake:
+    """Takes inputs in, and waits for what comes of them."""
+
+    def __init__(self, desk: Desk, sink: Sink, store: Store, clock: Clock, config: e.Config, drive: DriveMaker) -> None:
+        self._desk = desk
+        self._sink = sink
+        self._store = store
+        self._clock = clock
+        self._config = config
+        self._drive = drive
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    async def send(self, order: Order, *, wait: bool = True, detached: bool = False) -> TurnResult:
+        """Keep an input and wait for the end of the turn that takes it; without `wait`, only until it is kept. A detached turn
+        goes on when nobody waits any more.
+        """
+        while True:
+            result = await self._once(order, wait=wait, detached=detached or not wait)
+            if result is not None:
+                return result
+
+    async def streamed(self, order: Order, begin: Callable[[int], None]) -> TurnResult:
+        """Keep an input and wait, detached: nobody's leaving stops it. `begin` is told behind which event it all begins."""
+        seq = await self._seen(order) if order.key is not None else None
+        row = await self._store.find(order.session)
+        begin(seq - 1 if seq is not None else row.head if row is not None else 0)
+        return await self.send(order, wait=True, detached=True)
+
+    async def _once(self, order: Order, *, wait: bool, detached: bool) -> TurnResult | None:
+        """Try to place an input where the session stands now; None: it stands elsewhere, look again."""
+        name = order.session
+        if order.key is not None and (seq := await self._seen(order)) is not None:
+            return await self.awaited(name, seq) if wait else await self._standing(name, seq)
+        work = self._desk.working(name)
+        if work is not None and order.key is not None and work.key == order.key:
+            await work.kept.wait()  # the same input, a moment earlier
+            return None
+        try:
+            return await self._turn(order, wait=wait, detached=detached)
+        except _LookAgain:
+            return None
+        except SessionBusy:
+            if order.key is not None and await self._appears(name, order.key):
+                return None
+            if order.when_busy == "raise":
+                raise
+            seq = await self._leave(order, busy=True)
+            return None if seq is None else await self._left(order, seq, wait=wait)
+        except SessionPending:
+            if order.when_busy == "raise":
+                raise
+            seq = await self._leave(order, busy=False)
+            return None if seq is None else await self._standing(name, seq)
+
+    async def _turn(self, order: Order, *, wait: bool, detached: bool) -> TurnResult:
+        """Run a turn here and now."""
+        work = self._desk.begin(order.session, partial(self._take_in, order), order.key, detached=detached)
+        if wait:
+            return await self.finished(work)
+        await work.kept.wait()
+        if work.done.is_set():
+            return await self.finished(work)
+        return await self._standing(order.session, work.input_seq)
+
+    async def finished(self, work: Work) -> TurnResult:
+        """Wait for the end of the turn that a work was begun for, and say how it ended or where it stands."""
+        result = await work.over()
+        if result is not None:
+            return result
+        assert work.task is not None  # noqa: S101  over() waited for its end
+        state = await work.task
+        number = (await self._turn_of(work.session, work.input_seq)) if work.input_seq else work.turn or state.turns
+        return await result_of(self._store, state, number, work.input_seq)
+
+    async def _take_in(self, order: Order, work: Work) -> SessionState:
+        """Own the session, keep the input and drive."""
+        name, remembered = order.session, order.session in self._desk.live
+        state = await self._between_turns(name)
+        if order.key is not None and await self._store.find_key(name, order.key) is not None:
+            raise _LookAgain
+        facts: list[e.Event] = [] if state.config == self._config else [e.SessionConfigured(config=self._config)]
+        facts.append(e.InputReceived(parts=order.parts, key=order.key, by=order.by))
+        work.input_seq = state.seq + len(facts)
+        work.drive = drive = self._drive(state, False)
+        try:
+            return await drive.run(facts)
+        except (HeadMoved, OwnershipLost) as error:
+            if drive.has_kept or (isinstance(error, OwnershipLost) and not remembered):
+                raise
+            raise _LookAgain from error
+
+    async def _between_turns(self, name: str) -> SessionState:
+        """Return the state of a session that is ours and between turns."""
+        remembered = self._desk.live.pop(name, None)
+        if remembered is not None:
+            return remembered
+        if await self._store.find(name) is None:
+            try:
+                return await self._sink.open(self._config, name)
+            except SessionExists:
+                return await self._between_turns(name)
+        state = await self._sink.load(name)
+        if state.closed:
+            raise SessionClosed(f"Session {name!r} is closed.", session=name)
+        if state.turn is not None:
+            await self.check_free(name)
+            row = await self._store.find(name)
+            if row is not None and row.head != state.seq:  # somebody worked on it while we looked
+                return await self._between_turns(name)
+            message = f"Turn {state.turn.number} of session {name!r} is open, and nobody works on it."
+            raise SessionPending(message, session=name, calls=pending_of(state))
+        return await self._sink.claim(name, state)
+
+    # -- where somebody else is at work --------------------------------------------------------------------------------
+
+    async def check_free(self, name: str) -> None:
+        """Raise `SessionBusy` when a living owner works on the session."""
+        row = await self._store.find(name)
+        if row is not None and row.owner != self._sink.owner and self._held(row):
+            raise SessionBusy(f"Session {name!r} is held by {row.owner}.", session=name, owner=row.owner or "", deadline=row.deadline)
+
+    def _held(self, row: SessionRow) -> bool:
+        """Say whether somebody who may be alive holds a session."""
+        return bool(row.owner) and row.deadline >= self._clock.now() and not process.proven_dead(row.owner or "")
+
+    async def _leave(self, order: Order, *, busy: bool) -> int | None:
+        """Keep an input behind a turn that is open. None: it is not any more, or the key is taken; look again."""
+        while True:
+            state = await self._sink.load(order.session)
+            if state.erased:
+                raise SessionErased(f"Session {order.session!r} was erased.", session=order.session)
+            if state.closed:
+                raise SessionClosed(f"Session {order.session!r} is closed.", session=order.session)
+            row = await self._store.find(order.session)
+            held = row is not None and self._held(row)
+            if held != busy or (state.turn is None and not held):
+                return None
+            mode: e.Mode = "queue" if order.when_busy == "queue" else "steer"
+            try:
+                after = await self._sink.report(state, (e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by),))
+            except HeadMoved:
+                continue
+            except KeyConflict:
+                return None
+            self._desk.notice(order.session)
+            return after.seq
+
+    async def _left(self, order: Order, seq: int, *, wait: bool) -> TurnResult:
+        """Wait for what comes of an input that was left behind somebody else's turn."""
+        if wait:
+            return await self.awaited(order.session, seq, take_over=True)
+        result = await self._standing(order.session, seq)
+        row = await self._store.find(order.session)
+        if result.turn == 0 and row is not None and not self._held(row) and self._desk.working(order.session) is None:
+            self._desk.begin(order.session, self.go_on, detached=True)  # its owner finished a moment before the input came
+        return result
+
+    async def awaited(self, name: str, seq: int, *, take_over: bool = False) -> TurnResult:
+        """Wait for the end of the turn that takes an input, whoever drives it; with `take_over`, drive it when nobody living does."""
+        while True:
+            work = self._desk.working(name)
+            if work is not None:
+                result = await work.over(seq)
+                if result is not None:
+                    return result
+                continue
+            row = await self._store.find(name)
+            state = await self._sink.load(name)
+            number = await self._turn_of(name, seq)
+            if number and (state.turn is None or state.turn.number != number):
+                return await result_of(self._store, state, number, seq)
+            if row is None or self._held(row):
+                await self._clock.sleep(LOOK_SECONDS)
+            elif take_over and self._may_go_on(row, state):
+                await self._desk.begin(name, self.go_on).over(seq)
+            else:
+                return await result_of(self._store, state, number, seq)
+
+    @staticmethod
+    def _may_go_on(row: SessionRow, state: SessionState) -> bool:
+        """Say whether work that nobody does may be taken up in silence: its owner died, or the next input is due."""
+        return row.deadline != 0 if state.turn is not None else bool(state.inputs) and not state.parked and not state.closed
+
+    async def go_on(self, work: Work) -> SessionState:
+        """Take a session up where it stands, and drive."""
+        self._desk.live.pop(work.session, None)
+        state = await self._sink.claim(work.session)
+        facts: list[e.Event] = [e.SessionConfigured(config=self._config)] if state.turn is None and state.config != self._config else []
+        return await self.drive_on(work, state, facts)
+
+    async def drive_on(self, work: Work, state: SessionState, facts: Sequence[e.Event] = (), *, go_on: bool = False) -> SessionState:
+        """Drive a session that is ours from where it stands."""
+        if state.turn is not None:
+            work.turn = state.turn.number
+            work.follow(work.turn, map(opened, await self._store.read(work.session, after=state.turn.seq - 1, upto=state.seq)))
+        else:
+            work.turn = state.turns + 1
+        work.drive = self._drive(state, go_on)
+        return await work.drive.run(facts)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    async def _standing(self, name: str, seq: int) -> TurnResult:
+        """Say where an input stands, without waiting."""
+        state = await self._sink.load(name)
+        return await result_of(self._store, state, await self._turn_of(name, seq), seq)
+
+    async def _seen(self, order: Order) -> int | None:
+        """Return where the input was kept that came before under the same key."""
+        name, key = order.session, order.key or ""
+        if await self._store.find(name) is None:
+            return None
+        seq = await self._store.find_key(name, key)
+        if seq is None:
+            return None
+        said = opened((await self._store.read(name, after=seq - 1, upto=seq))[0]).event
+        if not isinstance(said, e.InputReceived) or not _same(said, order.parts):
+            raise KeyConflict(f"Key {key!r} of session {name!r} was used for another input (event {seq}).", session=name, key=key)
+        return seq
+
+    async def _appears(self, name: str, key: str) -> bool:
+        """Say whether an input with this key is kept within a moment: who holds the session may be about to keep it."""
+        for _ in range(4):
+            if await self._store.find(name) is not None and await self._store.find_key(name, key) is not None:
+                return True
+            await self._clock.sleep(LOOK_SECONDS / 2)
+        return False
+
+    async def _turn_of(self, name: str, input_seq: int) -> int:
+        """Return the number of the turn that took an input; 0 when none has."""
+        for record in await self._store.read(name, after=input_seq, kinds=("turn.started", "model.asked")):
+            event = opened(record).event
+            if isinstance(event, e.TurnStarted | e.ModelAsked) and input_seq in event.inputs:
+                return event.turn
+        return 0
+
+
+def _same(said: e.InputReceived, parts: tuple[ContentPart, ...]) -> bool:
+    """Say whether a kept input is what is sent now, as it looks once cleaned and kept."""
+    event = clean(e.InputReceived(parts=parts)).event
+    return isinstance(event, e.InputReceived) and event.parts == said.parts

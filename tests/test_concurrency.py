@@ -1,0 +1,441 @@
+"""Many hands on one session: inputs that queue behind a turn or steer it, whoever drives it, also when its owner dies."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from power_agent import Call, Limits, ScriptedModel, SessionBusy, SessionPending, StatefulAgentLoop, ToolContext, tool
+from power_agent.errors import InvalidInput, KeyConflict, SessionClosed
+
+SAID = {"one": "first answer", "two": "second answer", "three": "third answer"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr("power_agent.drive.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("power_agent.loop.intake.LOOK_SECONDS", 0.02)
+
+
+class Gate:
+    """A tool that runs until it is let go, here or from another process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.begun, self.go, self.let_go = folder / "begun", folder / "go", folder / "let-go"
+
+    @property
+    def tools(self):
+        @tool(recovery="rerun")
+        async def hold() -> str:
+            while not self.let_go.exists():
+                await asyncio.sleep(0.01)
+            return "held"
+
+        @tool(recovery="rerun")
+        async def work(ctx: ToolContext) -> str:
+            self.begun.touch()
+            while not self.go.exists():
+                await asyncio.sleep(0.01)
+            return "worked"
+
+        return [work, hold]
+
+    async def reached(self) -> None:
+        async with asyncio.timeout(20):
+            while not self.begun.exists():
+                await asyncio.sleep(0.01)
+
+
+def said(request) -> object:
+    """Work first when told to; answer what was said last."""
+    last = request.messages[-1]
+    if last.role == "user" and last.text in {"work", "hold"}:
+        return [Call(last.text)]
+    return "heard: " + " | ".join(message.text for message in request.messages if message.role == "user")
+
+
+def make(folder: Path, gate: Gate, script=said, **options) -> StatefulAgentLoop:
+    return StatefulAgentLoop(ScriptedModel(script), tools=gate.tools, store=folder / "agent.db", **options)
+
+
+@pytest.fixture
+def gate(tmp_path) -> Gate:
+    return Gate(tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def at_work(folder: Path, gate: Gate, **options) -> AsyncIterator[tuple[StatefulAgentLoop, asyncio.Task]]:
+    """A loop in the middle of a turn."""
+    async with make(folder, gate, **options) as loop:
+        sending = asyncio.ensure_future(loop.send("work", "s"))
+        await gate.reached()
+        yield loop, sending
+        gate.go.touch()
+        await asyncio.wait([sending])
+
+
+async def kinds(loop, session="s") -> list[str]:
+    return [kept.kind for kept in await loop.history(session)]
+
+
+async def verified(loop) -> None:
+    assert [wrong async for wrong in loop.verify()] == []
+
+
+# -- in one process ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_queued_input_gets_the_next_turn(tmp_path, gate):
+    """It waits its turn; who sent first gets the first turn, who queued the second, and each their own result."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        second = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
+        third = asyncio.ensure_future(loop.send("last", "s", when_busy="queue"))
+        while (await kinds(loop)).count("input.received") < 3:
+            await asyncio.sleep(0.01)
+        gate.go.touch()
+        results = await asyncio.gather(first, second, third)
+        assert [result.turn for result in results] == [1, 2, 3]
+        assert [result.status for result in results] == ["completed"] * 3
+        assert [result.text for result in results] == ["heard: work", "heard: work | later", "heard: work | later | last"]
+        assert [result.input_seq for result in results] == sorted({result.input_seq for result in results})
+        assert (await loop.send("again", "s")).turn == 4
+        await verified(loop)
+
+
+async def test_a_steering_input_joins_the_turn(tmp_path, gate):
+    """The model sees it with its next request, in the same turn; both who wait get that turn."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        second = asyncio.ensure_future(loop.send("rather this", "s", when_busy="steer"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        gate.go.touch()
+        one, two = await asyncio.gather(first, second)
+        assert (one.turn, two.turn, one.text) == (1, 1, "heard: work | rather this")
+        assert two.text == one.text
+        asked = [kept.event for kept in await loop.history("s", kinds=["model.asked"])]
+        assert [event.inputs for event in asked] == [(), (two.input_seq,)]
+        await verified(loop)
+
+
+async def test_an_unseen_steer_becomes_a_turn_of_its_own(tmp_path, gate):
+    """A steer that comes when the last request is on its way is no lost input: it gets the next turn."""
+    release, asked = asyncio.Event(), asyncio.Event()
+
+    async def slow(request):
+        asked.set()
+        await release.wait()
+        return "answer to " + request.messages[-1].text
+
+    async with make(tmp_path, gate, slow) as loop:
+        first = asyncio.ensure_future(loop.send("one", "s"))
+        await asked.wait()
+        second = asyncio.ensure_future(loop.send("two", "s", when_busy="steer"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        release.set()
+        one, two = await asyncio.gather(first, second)
+        assert [(one.turn, one.text), (two.turn, two.text)] in ([(1, "answer to one"), (2, "answer to two")], [(1, "answer to two"), (1, "answer to two")])
+        await verified(loop)
+
+
+async def test_the_default_raises(tmp_path, gate):
+    """Without a word about it a second input is refused, and nothing is kept of it."""
+    async with at_work(tmp_path, gate) as (loop, _):
+        before = await kinds(loop)
+        with pytest.raises(SessionBusy, match="queue"):
+            await loop.send("x", "s")
+        assert await kinds(loop) == before
+        with pytest.raises(InvalidInput, match="when_busy"):
+            await loop.send("x", "s", when_busy="later")
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+async def test_without_waiting(tmp_path, gate, mode):
+    """`wait=False` returns once the input is kept; its turn comes all the same."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        left = await loop.send("later", "s", when_busy=mode, wait=False)
+        assert (left.status, left.turn) == ("waiting", 0)
+        assert (await loop.history("s", after=left.input_seq - 1))[0].kind == "input.received"
+        gate.go.touch()
+        await first
+        async with asyncio.timeout(10):
+            while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        assert "later" in str(await loop.messages("s"))
+
+
+async def test_without_waiting_when_idle(tmp_path, gate):
+    """On an idle session the turn begins at once and runs on without anybody who waits; the same key joins it later."""
+    async with make(tmp_path, gate) as loop:
+        left = await loop.send("work", "s", key="k", wait=False)
+        assert left.status == "waiting"
+        await gate.reached()
+        assert (await loop.send("work", "s", key="k", wait=False)).status == "waiting"
+        gate.go.touch()
+        joined = await loop.send("work", "s", key="k")
+        assert (joined.status, joined.turn, joined.input_seq) == ("completed", 1, left.input_seq)
+        assert (await kinds(loop)).count("input.received") == 1
+
+
+async def test_cancelling_who_queued_leaves_the_turn_alone(tmp_path, gate):
+    """Only who waits for the turn in progress interrupts it by leaving; the queued input stays and gets its turn."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        second = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.wait([second])
+        assert not first.done()
+        gate.go.touch()
+        assert (await first).status == "completed"
+        async with asyncio.timeout(10):
+            while (await loop.state("s")).turns < 2 or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        assert (await loop.resume("s")).text == "heard: work | later"
+
+
+async def test_cancelling_one_of_two_who_wait_for_a_turn(tmp_path, gate):
+    """A steered turn has two who wait: when one leaves it goes on, when both left it is interrupted and stays resumable."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        second = asyncio.ensure_future(loop.send("hold", "s", when_busy="steer"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        gate.go.touch()
+        async with asyncio.timeout(10):
+            while (await kinds(loop)).count("call.started") < 2:
+                await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+        assert not second.done()
+        second.cancel()
+        await asyncio.wait([second])
+        assert (await loop.state("s")).turn is not None
+        row = (await loop.sessions())[0]
+        assert row.deadline == 0, "the session was given up"
+        gate.let_go.touch()
+        assert (await loop.resume("s")).status == "completed"
+
+
+async def test_a_turn_that_fails_lets_the_next_begin(tmp_path, gate):
+    """After `failed` the queued input has its turn at once; after `cancelled` and `limit` it stays until somebody sends or resumes."""
+
+    def script(request):
+        last = request.messages[-1]
+        if last.role == "tool":
+            raise ValueError("no more")
+        return said(request)
+
+    async with at_work(tmp_path, gate, script=script) as (loop, first):
+        second = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        gate.go.touch()
+        assert [(result.turn, result.status) for result in await asyncio.gather(first, second)] == [(1, "failed"), (2, "completed")]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "limit"])
+async def test_a_turn_that_is_cancelled_or_limited_parks_what_waits(tmp_path, gate, how):
+    """What waits stays, visible, and is taken by the next resume."""
+    options = {"limits": Limits(max_rounds_per_turn=1)} if how == "limit" else {}
+    async with at_work(tmp_path, gate, **options) as (loop, first):
+        second = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        if how == "cancelled":
+            await loop.cancel("s")
+        gate.go.touch()
+        one, two = await asyncio.gather(first, second)
+        assert (one.status, two.status, two.turn) == (how, "waiting", 0)
+        assert [item.seq for item in (await loop.state("s")).inputs] == [two.input_seq]
+    async with make(tmp_path, gate) as loop:
+        await loop.resume("s")
+        async with asyncio.timeout(10):
+            while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        assert "later" in str(await loop.messages("s"))
+        await verified(loop)
+
+
+async def test_keys_of_what_waits(tmp_path, gate):
+    """A queued input with a key is one input, however often it is sent."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        sendings = [asyncio.ensure_future(loop.send("later", "s", key="k", when_busy="queue")) for _ in range(5)]
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        with pytest.raises(KeyConflict):
+            await loop.send("else", "s", key="k", when_busy="queue")
+        gate.go.touch()
+        await first
+        results = await asyncio.gather(*sendings)
+        assert {(result.turn, result.text) for result in results} == {(2, "heard: work | later")}
+        assert (await kinds(loop)).count("input.received") == 2
+
+
+async def test_a_closed_session_takes_nothing(tmp_path, gate):
+    """Neither queued nor steered."""
+    async with make(tmp_path, gate) as loop:
+        await loop.send("x", "s")
+        await loop.close_session("s")
+        for mode in ("raise", "queue", "steer"):
+            with pytest.raises(SessionClosed):
+                await loop.send("y", "s", when_busy=mode)
+
+
+async def test_closing_the_loop_leaves_what_waits(tmp_path, gate):
+    """An interrupt stops the turn and everybody who waits; the inputs are kept, and a resume takes all of them."""
+    async with make(tmp_path, gate) as loop:
+        first = asyncio.ensure_future(loop.send("work", "s"))
+        await gate.reached()
+        second = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+    done, _ = await asyncio.wait([first, second], timeout=10)
+    assert len(done) == 2
+    gate.go.touch()
+    async with make(tmp_path, gate) as loop:
+        assert (await loop.resume("s")).status == "completed"
+        async with asyncio.timeout(10):
+            while (await loop.state("s")).turns < 2 or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        await verified(loop)
+
+
+# -- between processes -------------------------------------------------------------------------------------------------
+
+
+def process_at_work(folder: Path) -> int:
+    """Fork a process that works on a turn until it is let go, or killed."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+
+            async def life() -> None:
+                async with make(folder, Gate(folder)) as loop:
+                    await loop.send("work", "s")
+                    async with asyncio.timeout(20):
+                        while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+                            await asyncio.sleep(0.01)
+
+            asyncio.run(life())
+            status = 0
+        except BaseException:  # noqa: BLE001  told below, by the status
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+def test_behind_another_process(tmp_path, gate, mode):
+    """An input for a session that another process drives is kept, taken there, and its result read here."""
+    pid = process_at_work(tmp_path)
+
+    async def life() -> None:
+        async with make(tmp_path, gate) as loop:
+            await gate.reached()
+            with pytest.raises(SessionBusy):
+                await loop.send("now", "s")
+            sending = asyncio.ensure_future(loop.send("later", "s", when_busy=mode, key="k"))
+            while (await kinds(loop)).count("input.received") < 2:
+                await asyncio.sleep(0.01)
+            gate.go.touch()
+            result = await asyncio.wait_for(sending, 20)
+            assert (result.status, result.turn, result.text) == ("completed", 2 if mode == "queue" else 1, "heard: work | later")
+            assert "owner.changed" not in await kinds(loop)
+
+    asyncio.run(life())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_taking_over_a_dead_owner_while_waiting(tmp_path, gate):
+    """When the owner is killed, who waits for a queued input goes on with its turn, and then has its own."""
+    pid = process_at_work(tmp_path)
+
+    async def life() -> None:
+        async with make(tmp_path, gate) as loop:
+            await gate.reached()
+            sending = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
+            while (await kinds(loop)).count("input.received") < 2:
+                await asyncio.sleep(0.01)
+            gate.go.touch()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            result = await asyncio.wait_for(sending, 20)
+            assert (result.status, result.turn, result.text) == ("completed", 2, "heard: work | later")
+            await verified(loop)
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+def test_an_open_turn_that_nobody_drives(tmp_path, gate, mode):
+    """Killed before: an input is kept and said to wait; nothing is resumed in silence."""
+    pid = process_at_work(tmp_path)
+
+    async def life() -> None:
+        async with make(tmp_path, gate) as loop:
+            await gate.reached()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            before = await kinds(loop)
+            with pytest.raises(SessionPending):
+                await loop.send("later", "s")
+            result = await loop.send("later", "s", when_busy=mode)
+            assert (result.status, [call.state for call in result.pending]) == ("waiting", ["started"])
+            assert await kinds(loop) == [*before, "input.received"]
+            gate.go.touch()
+            await loop.resume("s")
+            async with asyncio.timeout(20):
+                while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+                    await asyncio.sleep(0.01)
+            assert "later" in str(await loop.messages("s"))
+
+    asyncio.run(life())
+
+
+def test_sigterm_leaves_a_resumable_session(tmp_path, gate):
+    """SIGTERM puts everything down: the turn is open, the session is free at once, and a resume completes it."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+
+        async def life() -> None:
+            async with make(tmp_path, Gate(tmp_path)) as loop:
+                loop.stop_on(signal.SIGTERM)
+                await loop.send("work", "s")
+
+        with contextlib.suppress(BaseException):
+            asyncio.run(life())
+        os._exit(7)
+
+    async def after() -> None:
+        await gate.reached()
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        async with make(tmp_path, gate) as loop:
+            assert (await loop.sessions())[0].deadline == 0
+            gate.go.touch()
+            assert (await loop.resume("s")).status == "completed"
+
+    asyncio.run(after())
+
+
+async def test_two_loops_on_one_file_in_one_process(tmp_path, gate):
+    """They share the writer and fight for the session as two processes would; what one queues the other drives."""
+    async with at_work(tmp_path, gate) as (one, first), make(tmp_path, gate) as two:
+        with pytest.raises(SessionBusy):
+            await two.send("now", "s")
+        second = asyncio.ensure_future(two.send("later", "s", when_busy="queue"))
+        while (await kinds(one)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        gate.go.touch()
+        assert [(result.turn, result.status) for result in await asyncio.gather(first, second)] == [(1, "completed"), (2, "completed")]
+        await verified(two)
