@@ -20,6 +20,9 @@ from power_agent.ports import Glimpsed, Store
 from power_agent.results import TurnResult
 from power_agent.sink import opened
 
+MOMENT_SECONDS = 0.02
+"""How long it takes at most to hear that a turn that ended was the one that is streamed."""
+
 
 class Stream(AsyncIterator[Envelope | Glimpsed]):
     """What happens in a session from an input on, until its turn is over or waits; afterwards `result` says how it ended.
@@ -35,6 +38,7 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
         self._skipped = 0
         self._behind = False
         self._quiet = False
+        self._turn_ended = False
         self._news = asyncio.Event()
         self._sending: asyncio.Task[TurnResult] | None = None
         self._ends: tuple[Callable[[], None], ...] = (hooks.add(self._hear), hooks.show(self._see))
@@ -87,9 +91,12 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
 
     async def __anext__(self) -> Envelope | Glimpsed:
         while True:
-            over = self._over()
             item = self._next()
+            if isinstance(item, Envelope) and self._turn_ended and self._sending is not None:
+                await asyncio.wait({self._sending}, timeout=MOMENT_SECONDS)  # the next turn began: was the last one ours?
+            over = self._over()
             if item is not None and not (over and isinstance(item, Envelope) and item.seq > self.result.seq):
+                self._turn_ended = isinstance(item, Envelope) and item.kind == "turn.ended"
                 return item
             if (self._behind or self._quiet or over) and await self._catch_up():
                 continue
