@@ -15,24 +15,44 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from power_agent import events as e
 from power_agent.context import render
 from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
 from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
-from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, FIRST_BACKOFF_SECONDS, LOOK_SECONDS, MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS, STOP_SECONDS, Limits
+from power_agent.guards import AnyGuard, Asking, Ending, Guards, name_of, settled
+from power_agent.limits import (
+    CANCEL_GRACE_SECONDS,
+    EFFECT_MARGIN,
+    FIRST_BACKOFF_SECONDS,
+    LOOK_SECONDS,
+    MAX_BACKOFF_SECONDS,
+    MAX_MODEL_ATTEMPTS,
+    MAX_OBJECTIONS,
+    STOP_SECONDS,
+    Limits,
+)
 from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
-from power_agent.messages import AnswerPart, Call
+from power_agent.messages import AnswerPart, Call, Text
+from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
 from power_agent.sink import Sink
-from power_agent.state import CallState, SessionState
+from power_agent.state import Answered, CallState, SessionState, Turn
 
 RACES = 8
 """How often a last word is tried again when others keep adding facts."""
 OUTCOMES = frozenset({"model.answered", "model.failed", "call.succeeded", "call.failed", "call.aborted", "call.doubted"})
 """What happened, happened: checked in again when the head moved. Everything else is decided anew."""
+
+
+MOVED = object()
+"""A guard thought so long that others added facts: what it says is about the past."""
+NO_GUARDS = Guards()
+_log = logging.getLogger("power_agent")
 
 
 class Drive:
@@ -49,6 +69,7 @@ class Drive:
         state: SessionState,
         *,
         go_on: bool = False,
+        guards: Guards = NO_GUARDS,
         glimpse: Callable[[Glimpsed], None] | None = None,
     ) -> None:
         self._sink = sink
@@ -57,6 +78,7 @@ class Drive:
         self._model = model
         self._tools = tools
         self._executor = executor
+        self._guards = guards
         self._glimpse = glimpse
         self._draft = sink.draft(state)
         self._go_on = go_on
@@ -119,6 +141,8 @@ class Drive:
                 await self._ask(step)
             case RunCalls():
                 await self._see_to(step)
+            case EndTurn(status="completed") if self._guards.at("end") and await self._held_up(step):
+                pass
             case EndTurn():
                 self._stage(e.TurnEnded(turn=step.turn, status=step.status, reason=step.reason, failure=self._why_failed(step)))
             case Wait(why="running" | "backoff"):
@@ -179,23 +203,9 @@ class Drive:
     async def _ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
         self._stage(e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs))
-        if not await self._keep():
+        request = await self._guarded(step, self._request(step))
+        if request is None or not await self._keep():
             return
-        state = self.state
-        context = render(state)
-        if context.why_not is not None:
-            raise IllegalMove(f"The context of {state.session!r} cannot be sent: {context.why_not}.", session=state.session, kind="model.asked", place=state.place)
-        config = state.turn.config if state.turn is not None else state.config
-        request = ModelRequest(
-            model=self._model.name,
-            system=config.system,
-            messages=context.messages,
-            tools=self._tools.specs,
-            settings=config.settings,
-            session=state.session,
-            replies=state.replies,
-            attempt=step.attempt,
-        )
         try:
             reply = await self._until_cancelled(self._model.ask(request, self._piece(step)))
         except ModelError as error:
@@ -205,6 +215,83 @@ class Drive:
         else:
             if reply is not None:
                 self._stage_answer(step, reply)
+
+    def _request(self, step: AskModel) -> ModelRequest:
+        """Put together what will be sent."""
+        state = self.state
+        context = render(state)
+        if context.why_not is not None:
+            raise IllegalMove(f"The context of {state.session!r} cannot be sent: {context.why_not}.", session=state.session, kind="model.asked", place=state.place)
+        config = state.turn.config if state.turn is not None else state.config
+        return ModelRequest(
+            model=self._model.name,
+            system=config.system,
+            messages=context.messages,
+            tools=self._tools.specs,
+            settings=config.settings,
+            session=state.session,
+            replies=state.replies,
+            attempt=step.attempt,
+        )
+
+    async def _guarded(self, step: AskModel, request: ModelRequest) -> ModelRequest | None:
+        """Let the guards look at a request. None: it is not sent, decide again."""
+        for one in self._guards.at("model"):
+            verdict = await self._consult(one, Asking(session=request.session, turn=step.turn, round=step.round, attempt=step.attempt, request=request))
+            if verdict is MOVED:
+                return None
+            match settled(verdict, "model"):
+                case Refuse(reason=reason):
+                    self._stage(e.GuardDecided(guard=name_of(one), at="model", verdict="refused", reason=reason))
+                    self._stage(self._failed(step, ModelError(f"The guard {name_of(one)} refused the request: {reason}")))
+                    return None
+                case Change(to=change, reason=reason):
+                    self._stage(e.GuardDecided(guard=name_of(one), at="model", verdict="changed", reason=reason, change=dict(change)))
+                    settings = {**(request.settings or {}), **(change.get("settings") or {})}
+                    request = replace(request, system=change.get("system", request.system), settings=settings)
+        return request
+
+    async def _held_up(self, step: EndTurn) -> bool:
+        """Let the guards look at the end of a turn. True: one of them objects, or the head moved; decide again."""
+        turn = cast("Turn", self.state.turn)
+        if turn.objections >= MAX_OBJECTIONS:
+            return False
+        last = self.state.transcript[-1]
+        text = "".join(part.text for part in last.parts if isinstance(part, Text)) if isinstance(last, Answered) else ""
+        for one in self._guards.at("end"):
+            verdict = await self._consult(one, Ending(session=self.kept.session, turn=step.turn, text=text, rounds=turn.round, objections=turn.objections))
+            if verdict is MOVED:
+                return True
+            if isinstance(verdict, Exception):
+                _log.warning("The guard %s failed at the end of turn %s of session %r, and is passed over: %r", name_of(one), step.turn, self.kept.session, verdict)
+                continue
+            objection = settled(verdict, "end")
+            if isinstance(objection, Refuse):
+                self._stage(
+                    e.GuardDecided(guard=name_of(one), at="end", verdict="refused", reason=objection.reason),
+                    e.NoteAdded(text=f"Not finished yet: {objection.reason}", why=f"guard {name_of(one)}"),
+                )
+                return True
+        return False
+
+    async def _consult(self, one: AnyGuard, subject: Any) -> Any:
+        """Ask a guard: its verdict, what it raised, or MOVED when the head moved while it thought."""
+        try:
+            verdict: Any = one(subject)
+        except Exception as error:  # noqa: BLE001  what could not be looked at does not happen
+            return error
+        if not inspect.isawaitable(verdict):
+            return verdict
+        if not await self._keep():
+            await _dropped(verdict)
+            return MOVED
+        try:
+            verdict = await verdict
+        except Exception as error:  # noqa: BLE001  the same
+            verdict = error
+        known = self.kept
+        await self._look()  # it may have thought for long
+        return verdict if self.kept is known else MOVED
 
     def _stage_answer(self, step: AskModel, reply: ModelReply) -> None:
         try:
@@ -294,18 +381,11 @@ class Drive:
 
     async def _guard(self, name: str) -> bool:
         """Let the guards look at a call. False: the head moved while one of them thought, decide again."""
-        for guard in self._executor.guards(self.state.calls[name]):
-            verdict: Any
-            try:
-                verdict = guard(wanted(self.state, self.state.calls[name]))
-                if inspect.isawaitable(verdict):
-                    if not await self._keep():
-                        await _dropped(verdict)
-                        return False
-                    verdict = await verdict
-            except Exception as error:  # noqa: BLE001  what could not be looked at does not run
-                verdict = error
-            self._stage(*self._executor.guarded(self.state.calls[name], guard, verdict))
+        for one in self._executor.guards(self.state.calls[name]):
+            verdict = await self._consult(one, wanted(self.state, self.state.calls[name]))
+            if verdict is MOVED:
+                return False
+            self._stage(*self._executor.guarded(self.state.calls[name], one, verdict))
             if name not in self.state.calls or self.state.calls[name].resolved:
                 break
         return True

@@ -4,7 +4,7 @@
     ├─ InvalidInput             what was handed in cannot be kept; nothing was written
     │   ├─ InvalidSessionId
     │   ├─ KeyNeedsSession
-    │   ├─ KeyConflict
+    │   ├─ KeyConflict  InputRefused
     │   └─ EventTooLarge
     ├─ SessionError             the session is not in a state that allows this
     │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
@@ -102,6 +102,13 @@ class KeyConflict(InvalidInput):
     default_hint = "Use a new key for new content."
     session: str
     key: str
+
+
+class InputRefused(InvalidInput):
+    """A guard refused the input. It was not kept."""
+
+    code = "input_refused"
+    default_hint = "Nothing of it was kept but the refusal; see the guard named in the message."
 
 
 class EventTooLarge(InvalidInput):

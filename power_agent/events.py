@@ -474,6 +474,11 @@ FROM_OUTSIDE = frozenset({"input.received", "cancel.asked", "call.approved", "ca
 """Facts that a process which does not own the session may append, at the current epoch and head."""
 
 
+def from_outside(event: Event) -> bool:
+    """Say whether a process that does not own the session may append an event; what a guard decided about an input goes with it."""
+    return event.kind in FROM_OUTSIDE or (isinstance(event, GuardDecided) and event.at == "input")
+
+
 class Envelope(NamedTuple):
     """An event and where it stands. `seq` orders a session, `position` the store; `at` (milliseconds) is for display."""
 

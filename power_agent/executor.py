@@ -23,9 +23,10 @@ from power_agent import events as e
 from power_agent.chain import idempotency_key
 from power_agent.errors import BadArguments
 from power_agent.failpoints import passing
+from power_agent.guards import AnyGuard, name_of, settled
 from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
-from power_agent.policy import Allow, Ask, CallGuard, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
+from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.state import CallState, SessionState
 
@@ -54,7 +55,7 @@ class Executor:
         deps: Any = None,
         *,
         glimpse: Callable[[], Callable[[Glimpsed], None]] | None = None,
-        guards: Sequence[CallGuard] = (),
+        guards: Sequence[AnyGuard] = (),
         me: str = "",
         elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
@@ -68,19 +69,17 @@ class Executor:
 
     # -- guards --------------------------------------------------------------------------------------------------------
 
-    def guards(self, call: CallState) -> Sequence[CallGuard]:
+    def guards(self, call: CallState) -> Sequence[AnyGuard]:
         """Return who wants to look at a call: at one that can be run and about which nobody was asked yet."""
         tool = self._tools.get(call.call.name)
         return self._guards if call.place == "requested" and self._wrong(call.call, tool) is None else ()
 
     @staticmethod
-    def guarded(call: CallState, guard: CallGuard, verdict: GuardVerdict | Exception) -> tuple[e.Event, ...]:
+    def guarded(call: CallState, guard: AnyGuard, verdict: GuardVerdict | Exception) -> tuple[e.Event, ...]:
         """Turn a guard's verdict into facts."""
-        name, made = getattr(guard, "__name__", type(guard).__name__), call.call.id
-        if isinstance(verdict, Exception):
-            verdict = Refuse(f"the guard itself failed: {type(verdict).__name__}: {verdict}")
-        match verdict:
-            case Change(arguments=arguments, reason=reason):
+        name, made = name_of(guard), call.call.id
+        match settled(verdict, "call"):
+            case Change(to=arguments, reason=reason):
                 return (e.GuardDecided(guard=name, at="call", verdict="changed", reason=reason, subject=made, change=dict(arguments)),)
             case Refuse(reason=reason):
                 refused = e.GuardDecided(guard=name, at="call", verdict="refused", reason=reason, subject=made)

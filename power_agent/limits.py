@@ -67,6 +67,8 @@ STOP_SECONDS = 5.0
 """How long stopped work is waited for, so that its end can be recorded, before it is left behind."""
 PROBE_SECONDS = 30.0
 """How long a probe may take to find out whether a call happened."""
+MAX_OBJECTIONS = 3
+"""How often guards may hold up the end of one turn: a check that can never be satisfied must not keep a model busy for ever."""
 MAX_STREAM_ITEMS = 1_000
 """What waits for a slow reader of a stream: above it glimpses are let go and facts are read from the log instead."""
 TAIL_SECONDS = 0.01

@@ -5,7 +5,8 @@ A policy is a function from what is wanted to a verdict. The language of rules c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -51,24 +52,20 @@ class Wanted(Word):
 
 @word()
 class Change(Word):
-    """A guard's verdict: let it run with these arguments instead."""
+    """A guard's verdict: let it happen, but with this instead: other arguments, other content, other settings."""
 
-    arguments: Mapping[str, JsonValue]
+    to: Any
     reason: str | None = None
 
 
 @word()
 class Refuse(Word):
-    """A guard's verdict: do not let it run, and tell the model why."""
+    """A guard's verdict: do not let it happen, and say why."""
 
     reason: str
 
 
 GuardVerdict = Change | Refuse | None
-CallGuard = Callable[[Wanted], GuardVerdict | Awaitable[GuardVerdict]]
-"""Looks at a call that nobody was asked about yet; None lets it pass as it is. A guard that raises refuses: what could not be
-looked at does not run. It must not have effects: it may look again after a restart."""
-
 Policy = Callable[[Wanted], Verdict]
 """Judges a call. It must not have effects: it may be asked again after a restart."""
 

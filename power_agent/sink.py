@@ -138,7 +138,7 @@ class Sink:
 
     async def report(self, state: SessionState, events: Sequence[Event], *, blobs: Mapping[str, bytes] | None = None) -> SessionState:
         """Keep facts from outside: whoever owns the session, at its current epoch and head."""
-        strange = [event.kind for event in events if event.kind not in e.FROM_OUTSIDE]
+        strange = [event.kind for event in events if not e.from_outside(event)]
         if strange:
             raise IllegalMove(f"Only the owner of {state.session!r} may record {', '.join(strange)}.", session=state.session, kind=strange[0], place=state.place)
         return await self._written(Draft(state, state.session, None), events, blobs=blobs)

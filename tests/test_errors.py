@@ -14,6 +14,7 @@ CODES = {
     "invalid_session_id": "InvalidSessionId",
     "key_needs_session": "KeyNeedsSession",
     "key_conflict": "KeyConflict",
+    "input_refused": "InputRefused",
     "event_too_large": "EventTooLarge",
     "session": "SessionError",
     "session_not_found": "SessionNotFound",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -31,14 +31,15 @@ from power_agent.errors import (
 )
 from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
+from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker
 from power_agent.limits import MAX_HISTORY_EVENTS, Limits
-from power_agent.loop.intake import Intake, Order, WhenBusy
+from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
 from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
-from power_agent.messages import Attachment, ContentPart, Message, Text
-from power_agent.policy import CallGuard, Policy, allow_all
+from power_agent.messages import Message
+from power_agent.policy import Policy, allow_all
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tool
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.settling import Abort, Decision, decision_fact
@@ -47,14 +48,13 @@ from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
 from power_agent.tools import Toolbox
 
-Said = str | ContentPart | Sequence[ContentPart]
-
 
 class StatefulAgentLoop:
     """An agent whose whole life is in its log. Use it inside `async with`.
 
     `model` answers, `tools` are functions it may call, `store` is a path, `":memory:"` or a store. `policy` judges each call
-    (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse a call. `deps` is handed to every tool in its context.
+    (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse inputs, requests, calls and ends.
+    `deps` is handed to every tool in its context.
     """
 
     def __init__(  # noqa: PLR0913  what an agent is made of
@@ -66,7 +66,7 @@ class StatefulAgentLoop:
         system: str | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
         policy: Policy | None = None,
-        guards: Sequence[CallGuard] = (),
+        guards: Iterable[AnyGuard] = (),
         deps: Any = None,
         settings: dict[str, Any] | None = None,
         listeners: Iterable[Listener] = (),
@@ -83,13 +83,14 @@ class StatefulAgentLoop:
         self._opens_store = isinstance(store, str | os.PathLike)
         self._config = Config(model=model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits)
         me, self._hooks = process.me(), Hooks(listeners)
-        self._executor = Executor(self._tools, policy or allow_all, deps, guards=guards, glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
+        self._guards = Guards(guards)
+        self._executor = Executor(self._tools, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks)
         self._chance = chance or SystemChance()
         self._streams: set[asyncio.Task[TurnResult]] = set()
         self._desk = Desk(self._sink, self._store, self._clock)
         self._hooks.add(self._desk.hear)
-        self._intake = Intake(self._desk, self._sink, self._store, self._clock, self._config, self._new_drive)
+        self._intake = Intake(self._desk, self._sink, self._store, self._clock, self._config, self._guards, self._new_drive)
 
     async def __aenter__(self) -> Self:
         if self._opens_store:
@@ -134,7 +135,7 @@ class StatefulAgentLoop:
             raise KeyNeedsSession("A key was passed without a session id.")
         if when_busy not in get_args(WhenBusy):
             raise InvalidInput(f"when_busy={when_busy!r} is not possible.", hint='Use "raise", "queue" or "steer".')
-        parts = _parts(message)
+        parts = parts_of(message)
         if key is not None:
             check_id(key, "key")
         name = self._chance.session_id() if session_id is None else _checked(session_id)
@@ -182,7 +183,7 @@ class StatefulAgentLoop:
         return isinstance(step, Wait) and step.why == "person" and (not promised or state.cancel is not None)
 
     def _new_drive(self, state: SessionState, go_on: bool) -> Drive:
-        return Drive(self._sink, self._store, self._clock, self._model, self._tools, self._executor, state, go_on=go_on, glimpse=self._hooks.glimpser())
+        return Drive(self._sink, self._store, self._clock, self._model, self._tools, self._executor, state, go_on=go_on, guards=self._guards, glimpse=self._hooks.glimpser())
 
     # -- settling ------------------------------------------------------------------------------------------------------
 
@@ -311,21 +312,6 @@ class StatefulAgentLoop:
     async def blob(self, session_id: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """Read (a part of) an output or attachment that was too large for the log."""
         return await self._store.blob(_checked(session_id), digest, start=start, length=length)
-
-
-def _parts(message: Said) -> tuple[ContentPart, ...]:
-    parts: tuple[ContentPart, ...] = ()
-    if isinstance(message, str):
-        parts = (Text(message),)
-    elif isinstance(message, Text | Attachment):
-        parts = (message,)
-    elif isinstance(message, Iterable):
-        parts = tuple(message)
-    if not parts or not all(isinstance(part, Text | Attachment) for part in parts):
-        raise InvalidInput("There is nothing to send: pass a text, or parts of text and attachments.")
-    if all(isinstance(part, Text) and not part.text.strip() for part in parts):
-        raise InvalidInput("There is nothing to send: the text is empty.")
-    return parts
 
 
 def _checked(name: str) -> str:

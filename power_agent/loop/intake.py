@@ -6,24 +6,29 @@ from time to time; when its owner dies, whoever waits takes over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from power_agent import events as e
 from power_agent import process
 from power_agent.cleaning import clean
 from power_agent.drive import Drive
-from power_agent.errors import HeadMoved, KeyConflict, OwnershipLost, SessionBusy, SessionClosed, SessionErased, SessionExists, SessionPending
+from power_agent.errors import HeadMoved, InputRefused, InvalidInput, KeyConflict, OwnershipLost, SessionBusy, SessionClosed, SessionErased, SessionExists, SessionPending
+from power_agent.guards import Guards, Incoming, name_of, settled
 from power_agent.limits import LOOK_SECONDS
 from power_agent.loop.work import Desk, Work
-from power_agent.messages import ContentPart
+from power_agent.messages import Attachment, ContentPart, Text
+from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, SessionRow, Store
 from power_agent.results import TurnResult, pending_of, result_of
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.word import Word, word
 
+Said = str | ContentPart | Sequence[ContentPart]
 WhenBusy = Literal["raise", "queue", "steer"]
 
 
@@ -44,13 +49,15 @@ class Order(Word):
     key: str | None = None
     by: str | None = None
     when_busy: WhenBusy = "raise"
+    decisions: tuple[e.Event, ...] | None = None
 
 
 class Intake:
     """Takes inputs in, and waits for what comes of them."""
 
-    def __init__(self, desk: Desk, sink: Sink, store: Store, clock: Clock, config: e.Config, drive: DriveMaker) -> None:
+    def __init__(self, desk: Desk, sink: Sink, store: Store, clock: Clock, config: e.Config, guards: Guards, drive: DriveMaker) -> None:
         self._desk = desk
+        self._guards = guards
         self._sink = sink
         self._store = store
         self._clock = clock
@@ -63,6 +70,8 @@ class Intake:
         """Keep an input and wait for the end of the turn that takes it; without `wait`, only until it is kept. A detached turn
         goes on when nobody waits any more.
         """
+        if self._guards.at("input"):
+            order = await self._guarded(order)
         while True:
             result = await self._once(order, wait=wait, detached=detached or not wait)
             if result is not None:
@@ -70,10 +79,47 @@ class Intake:
 
     async def streamed(self, order: Order, begin: Callable[[int], None]) -> TurnResult:
         """Keep an input and wait, detached: nobody's leaving stops it. `begin` is told behind which event it all begins."""
+        order = await self._guarded(order)
         seq = await self._seen(order) if order.key is not None else None
         row = await self._store.find(order.session)
         begin(seq - 1 if seq is not None else row.head if row is not None else 0)
         return await self.send(order, wait=True, detached=True)
+
+    async def _guarded(self, order: Order) -> Order:
+        """Let the guards look at an input; what they change is what is sent, and what they decide is kept with it."""
+        if order.decisions is not None:
+            return order
+        parts, decisions = order.parts, list[e.Event]()
+        for one in self._guards.at("input"):
+            verdict: Any
+            try:
+                verdict = one(Incoming(session=order.session, parts=parts, by=order.by))
+                verdict = await verdict if inspect.isawaitable(verdict) else verdict
+                if isinstance(verdict, Change):
+                    parts = parts_of(verdict.to)
+            except Exception as error:  # noqa: BLE001  what could not be looked at is not taken
+                verdict = error
+            match settled(verdict, "input"):
+                case Refuse(reason=reason):
+                    await self._keep_refusal(order.session, e.GuardDecided(guard=name_of(one), at="input", verdict="refused", reason=reason))
+                    raise InputRefused(f"The guard {name_of(one)} refused the input: {reason}", session=order.session, guard=name_of(one))
+                case Change(reason=reason):
+                    decisions.append(e.GuardDecided(guard=name_of(one), at="input", verdict="changed", reason=reason))
+        return replace(order, parts=parts, decisions=tuple(decisions))
+
+    async def _keep_refusal(self, name: str, decided: e.GuardDecided) -> None:
+        """Keep that an input was refused, in the session it was meant for if there is one."""
+        while await self._store.find(name) is not None:
+            state = await self._sink.load(name)
+            if state.closed or state.erased:
+                return
+            try:
+                await self._sink.report(state, (decided,))
+            except HeadMoved:
+                continue
+            self._desk.live.pop(name, None)  # what is remembered is not the head any more
+            self._desk.notice(name)
+            return
 
     async def _once(self, order: Order, *, wait: bool, detached: bool) -> TurnResult | None:
         """Try to place an input where the session stands now; None: it stands elsewhere, look again."""
@@ -128,7 +174,7 @@ class Intake:
         if order.key is not None and await self._store.find_key(name, order.key) is not None:
             raise _LookAgain
         facts: list[e.Event] = [] if state.config == self._config else [e.SessionConfigured(config=self._config)]
-        facts.append(e.InputReceived(parts=order.parts, key=order.key, by=order.by))
+        facts += [*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, by=order.by)]
         work.input_seq = state.seq + len(facts)
         work.drive = drive = self._drive(state, False)
         try:
@@ -186,7 +232,7 @@ class Intake:
                 return None
             mode: e.Mode = "queue" if order.when_busy == "queue" else "steer"
             try:
-                after = await self._sink.report(state, (e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by),))
+                after = await self._sink.report(state, (*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by)))
             except HeadMoved:
                 continue
             except KeyConflict:
@@ -282,6 +328,22 @@ class Intake:
             if isinstance(event, e.TurnStarted | e.ModelAsked) and input_seq in event.inputs:
                 return event.turn
         return 0
+
+
+def parts_of(message: Said) -> tuple[ContentPart, ...]:
+    """Return what is said as parts; nothing is not said."""
+    parts: tuple[ContentPart, ...] = ()
+    if isinstance(message, str):
+        parts = (Text(message),)
+    elif isinstance(message, Text | Attachment):
+        parts = (message,)
+    elif isinstance(message, Iterable):
+        parts = tuple(message)
+    if not parts or not all(isinstance(part, Text | Attachment) for part in parts):
+        raise InvalidInput("There is nothing to send: pass a text, or parts of text and attachments.")
+    if all(isinstance(part, Text) and not part.text.strip() for part in parts):
+        raise InvalidInput("There is nothing to send: the text is empty.")
+    return parts
 
 
 def _same(said: e.InputReceived, parts: tuple[ContentPart, ...]) -> bool:

@@ -216,6 +216,8 @@ def _cancel(state: SessionState, event: e.CancelAsked, _: Envelope) -> SessionSt
 
 
 def _guard(state: SessionState, event: e.GuardDecided, _: Envelope) -> SessionState:
+    if event.at == "end" and event.verdict == "refused" and state.turn is not None:
+        return _set(state, turn=state.turn.moved(objections=state.turn.objections + 1))
     if event.at != "call" or event.verdict != "changed":
         return state
     call = state.calls.get(event.subject or "")

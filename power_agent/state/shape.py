@@ -258,6 +258,7 @@ class Turn(Moving):
     rounds_before: int = 0
     ms_before: int = 0
     before: Spent = Spent()
+    objections: int = 0
 
 
 @word()
