@@ -108,13 +108,15 @@ class Trim(Word):
 
 @word(kw_only=True)
 class SessionOpened(Event):
-    """The first event of every session. `nonce` is random: idempotency keys and the salt of every digest come from it."""
+    """The first event of every session. `nonce` is random: idempotency keys and the salt of every digest come from it. Without a
+    `config` a fork goes on with its parent's.
+    """
 
     kind: ClassVar = "session.opened"
     code: ClassVar = 1
     nonce: str
     owner: str
-    config: Config = Config()
+    config: Config | None = None
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     parent: Parent | None = None
 

@@ -132,8 +132,8 @@ class Store(Protocol):
         """Look a session up."""
         ...
 
-    async def sessions(self, *, after: str = "", limit: int = 1000) -> list[SessionRow]:
-        """List sessions by id."""
+    async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None) -> list[SessionRow]:
+        """List sessions by id; with `parent` only its forks."""
         ...
 
     async def find_key(self, session: str, key: str) -> int | None:

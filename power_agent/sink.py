@@ -19,7 +19,7 @@ from power_agent.cleaning import Clean, Cleaner, check_id, clean
 from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionNotFound
 from power_agent.events import Envelope, Event
 from power_agent.hooks import Hooks
-from power_agent.limits import MAX_LIVE_STATES
+from power_agent.limits import MAX_LIVE_STATES, SNAPSHOT_EVENTS
 from power_agent.ports import Append, Chance, Clock, DeadCheck, Fact, Place, Record, SessionRow, Store
 from power_agent.state import FOLD, SessionState, evolve, fold, freeze, thaw
 
@@ -57,6 +57,7 @@ class Sink:
         self._hooks = hooks or Hooks()
         self._cleaners = tuple(cleaners)
         self._told: dict[str, int] = {}
+        self._cached_at: dict[str, int] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -71,17 +72,26 @@ class Sink:
     ) -> SessionState:
         """Begin a session and own it; with `parent`, a fork of another one or a child that a call spawned."""
         name = _session_id(session if session is not None else self._chance.session_id())
-        before, branch = SessionState(name), None
         if parent is not None and parent.relation == "fork":
-            before = await self.load(parent.session, at=parent.seq)
-            place = await self._store.read(parent.session, after=parent.seq - 1, upto=parent.seq)
-            if not place:
-                raise InvalidInput(f"Session {parent.session!r} has no event {parent.seq} to begin a fork at.")
-            branch = Place(place[0].session, parent.seq)
-        opened = e.SessionOpened(nonce=self._chance.nonce(), owner=self._owner, config=config or before.config, metadata=dict(metadata or {}), parent=parent)  # type: ignore[arg-type]
-        state = await self._written(Draft(before, name, 1), (opened,), branch=branch)
+            await self._branched(parent, name, config, metadata, release=False)
+            state = await self.load(name)
+        else:
+            opened = e.SessionOpened(nonce=self._chance.nonce(), owner=self._owner, config=config or e.Config(), metadata=dict(metadata or {}), parent=parent)  # type: ignore[arg-type]
+            state = await self._written(Draft(SessionState(name), name, 1), (opened,))
         await self._store.hold(name, 1, self._owner)
         return state
+
+    async def branch(self, parent: str, seq: int, session: str) -> None:
+        """Begin a fork and leave it to whoever comes. Nothing of the parent's past is read but the event it begins behind."""
+        await self._branched(e.Parent(relation="fork", session=parent, seq=seq), _session_id(session), None, None, release=True)
+
+    async def _branched(self, parent: e.Parent, name: str, config: e.Config | None, metadata: Mapping[str, object] | None, *, release: bool) -> None:
+        place = await self._store.read(parent.session, after=parent.seq - 1, upto=parent.seq)
+        if not place:
+            raise InvalidInput(f"Session {parent.session!r} has no event {parent.seq} to begin a fork at.")
+        opened = e.SessionOpened(nonce=self._chance.nonce(), owner=self._owner, config=config, metadata=dict(metadata or {}), parent=parent)  # type: ignore[arg-type]
+        at_its_place = SessionState(parent.session, parent.seq)  # all that the birth of a fork depends on
+        await self._written(Draft(at_its_place, name, 1), (opened,), branch=Place(place[0].session, parent.seq), release=release)
 
     async def claim(self, session: str, known: SessionState | None = None) -> SessionState:
         """Become the owner: at once when the lease is ours, was released, has run out, or its holder is proven dead.
@@ -89,7 +99,7 @@ class Sink:
         `known` saves loading a state that was just loaded. What is returned was folded up to the event that made us the owner; nobody else can have written since.
         """
         while True:
-            row = await self._row(session)
+            row = await self.row(session)
             state, known = known or await self.load(session), None
             if row.erased:
                 raise SessionErased(f"Session {session!r} was erased.", session=session)
@@ -225,7 +235,7 @@ class Sink:
 
     async def load(self, session: str, *, at: int | None = None) -> SessionState:
         """Fold a session, up to now or to any seq."""
-        await self._row(session)
+        await self.row(session)
         state = await self._cached(session, at)
         return fold(map(opened, await self._store.read(session, after=state.seq, upto=at)), state)
 
@@ -236,10 +246,24 @@ class Sink:
         self._tell(tail)
         return after
 
+    async def snapshot_if_due(self, state: SessionState) -> None:
+        """Cache a state when so much came since the last time that loading it would feel it. The distance grows with what a state
+        holds, so that what is spent on this stays a small share of what is kept.
+        """
+        cached = self._cached_at.get(state.session, 0)
+        if state.seq - cached >= max(SNAPSHOT_EVENTS, len(state.transcript)):
+            await self.snapshot(state)
+
     async def snapshot(self, state: SessionState) -> None:
         """Cache a state, so that loading it need not begin with the first event."""
         tip = (await self._store.read(state.session, after=state.seq - 1, upto=state.seq))[0].hash
         await self._store.keep_snapshot(state.session, state.seq, FOLD, freeze(state, tip))
+        self._remember_cached(state.session, state.seq)
+
+    def _remember_cached(self, session: str, seq: int) -> None:
+        self._cached_at[session] = seq
+        if len(self._cached_at) > MAX_LIVE_STATES * 10:
+            self._cached_at.pop(next(iter(self._cached_at)))
 
     async def _cached(self, session: str, at: int | None) -> SessionState:
         found = await self._store.snapshot(session, FOLD)
@@ -251,9 +275,11 @@ class Sink:
         if state is None or (state.session, state.seq) != (session, seq):
             _log.warning("The cached state of session %r does not fit its log and is not used.", session)
             return SessionState(session)
+        self._remember_cached(session, seq)
         return state
 
-    async def _row(self, session: str) -> SessionRow:
+    async def row(self, session: str) -> SessionRow:
+        """Look a session up, or raise."""
         row = await self._store.find(_session_id(session))
         if row is None:
             raise SessionNotFound(f"There is no session {session!r}.", session=session)

@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from power_agent import events as e
 from power_agent import process
@@ -27,7 +27,6 @@ from power_agent.errors import (
     KeyNeedsSession,
     NothingToResume,
     SessionNotFound,
-    SessionPending,
 )
 from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
@@ -36,13 +35,14 @@ from power_agent.hooks import Hooks, Onlooker
 from power_agent.limits import MAX_HISTORY_EVENTS, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
+from power_agent.loop.upkeep import Upkeep
 from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.policy import Policy, allow_all
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tool
 from power_agent.results import PendingCall, TurnResult, pending_of
-from power_agent.settling import Abort, Decision, decision_fact
+from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
@@ -90,6 +90,7 @@ class StatefulAgentLoop:
         self._streams: set[asyncio.Task[TurnResult]] = set()
         self._desk = Desk(self._sink, self._store, self._clock)
         self._hooks.add(self._desk.hear)
+        self._upkeep = Upkeep(self._desk, self._sink, self._store, self._clock)
         self._intake = Intake(self._desk, self._sink, self._store, self._clock, self._config, self._guards, self._new_drive)
 
     async def __aenter__(self) -> Self:
@@ -214,23 +215,8 @@ class StatefulAgentLoop:
 
         With `call_ids` only those calls are ended. Returns what was ended.
         """
-        name = _checked(session_id)
-        async with self._desk.reserved(name):
-            return await self._abort_pending(name, reason, call_ids, by)
-
-    async def _abort_pending(self, name: str, reason: str, call_ids: Collection[str] | None, by: str) -> list[PendingCall]:
-        state = await self._sink.claim(name)
-        try:
-            calls = [call for call in pending_of(state) if call_ids is None or call.id in call_ids]
-            for unknown in sorted(set(call_ids or ()) - {call.id for call in calls}):
-                await decision_fact(self._store, state, unknown, Abort(reason), by)  # says why not, unless it was aborted before
-            facts: list[e.Event] = [e.CallAborted(call=call.id, by=by, reason=reason) for call in calls]
-            if call_ids is None and state.turn is not None:
-                facts.append(e.TurnEnded(turn=state.turn.number, status="cancelled", reason=reason))
-            await self._sink.record(state, facts, release=True)
-        finally:
-            await self._sink.release(state)
-        return calls
+        calls = None if call_ids is None else frozenset(call_ids)
+        return await self._upkeep.abort_pending(_checked(session_id), reason, calls, by)
 
     async def cancel(self, session_id: str, *, reason: str = "cancelled", by: str | None = None) -> bool:
         """Ask for the end of the open turn; True once that is kept, False when there is none. Works from any process."""
@@ -250,20 +236,30 @@ class StatefulAgentLoop:
 
     async def close_session(self, session_id: str, *, reason: str = "closed", abort: bool = False, by: str | None = None) -> None:
         """Let a session take no more input. An open turn must be ended first, or with `abort=True`."""
-        name = _checked(session_id)
-        async with self._desk.reserved(name):
-            if abort:
-                await self._abort_pending(name, reason, None, by or "a person")
-            state = await self._sink.claim(name)
-            try:
-                if state.turn is not None:
-                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Resume it, or pass abort=True.")
-                if state.inputs and not abort:
-                    raise SessionPending(f"An input of session {name!r} waits for its turn.", session=name, calls=[], hint="Resume it, or pass abort=True.")
-                if not state.closed:
-                    await self._sink.record(state, (e.SessionClosed(reason=reason, by=by),), release=True)
-            finally:
-                await self._sink.release(state)
+        await self._upkeep.close(_checked(session_id), reason, abort=abort, by=by)
+
+    async def erase(self, session_id: str, *, reason: str = "erased", forks: Literal["refuse", "erase"] = "refuse", by: str | None = None) -> None:
+        """Destroy the contents of an idle or closed session, lawfully and visibly: bodies, blobs, keys, snapshots.
+
+        What is left is a chain that still verifies and a tombstone that says who and why. Backups and exports are out of reach.
+        """
+        await self._upkeep.erase(_checked(session_id), reason, forks, by)
+
+    async def prune(self, *, older_than_seconds: float, dry_run: bool = False, by: str | None = None) -> list[str]:
+        """Erase sessions that were closed at least that long ago; with `dry_run` only say which they are."""
+        return await self._upkeep.prune(older_than_seconds, dry_run=dry_run, by=by)
+
+    async def fork(self, session_id: str, *, at: int | None = None, session_id_new: str | None = None) -> str:
+        """Begin a new session that shares the past of this one, up to now or to any seq, and return its id.
+
+        Calls without an outcome there, untaken inputs and keys stay with the parent; a turn that was open there can be resumed here.
+        """
+        name = self._chance.session_id() if session_id_new is None else _checked(session_id_new)
+        return await self._upkeep.fork(_checked(session_id), at, name)
+
+    async def forks(self, session_id: str) -> list[SessionRow]:
+        """Return the sessions that branched off this one; where, says their `base`."""
+        return await self._upkeep.forks(_checked(session_id))
 
     # -- looking back --------------------------------------------------------------------------------------------------
 

@@ -168,15 +168,23 @@ class Desk:
                 _log.warning("Work on session %r stopped: %s", work.session, error)
             raise
         else:
-            if work.drive is not None and after.turn is None:
-                self._remember(after)
+            if work.drive is not None:
+                await self._after_work(after)
             return after
         finally:
             del self._works[work.session]
             work.finished()
 
-    def _remember(self, state: SessionState) -> None:
-        """Keep the state of a session that is between turns, so that its next input need not read the log again."""
+    async def _after_work(self, state: SessionState) -> None:
+        """Keep the state of a session that is between turns, so that its next input need not read the log again; and cache it on disk
+        when it has grown much.
+        """
+        try:
+            await self._sink.snapshot_if_due(state)
+        except StoreError as error:  # a cache: nothing depends on it
+            _log.warning("The state of session %r could not be cached: %s", state.session, error)
+        if state.turn is not None:
+            return
         self.live[state.session] = state
         while len(self.live) > MAX_LIVE_STATES:
             self.live.pop(next(iter(self.live)))

@@ -109,12 +109,12 @@ def _opened(state: SessionState, event: e.SessionOpened, kept: Envelope) -> Sess
     _demand(kept.epoch == 1, "a session begins with epoch 1")
     if not state.seq:
         _demand(not fork, "a fork begins behind its parent's events")
-        return _set(state, session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config, parent=event.parent)
+        return _set(state, session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config or e.Config(), parent=event.parent)
     _demand(fork and event.parent is not None, "it is open already")
     if cast("Parent", event.parent).seq != state.seq:
         raise _Refused(f"it begins behind seq {cast('Parent', event.parent).seq}, not {state.seq}")
     _demand(kept.session != state.session, "a fork needs an id of its own")
-    return _set(_branched(state), session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config, parent=event.parent)
+    return _set(_branched(state), session=kept.session, owner=event.owner, nonce=event.nonce, config=event.config or state.config, parent=event.parent)
 
 
 def _branched(state: SessionState) -> SessionState:

@@ -23,9 +23,10 @@ def find(db: Log, session: str) -> SessionRow | None:
     return _row(row) if row else None
 
 
-def sessions(db: Log, after: str, limit: int) -> list[SessionRow]:
-    """List sessions by id."""
-    return [_row(row) for row in db.execute(ROW + "WHERE session.name > ? ORDER BY session.name LIMIT ?", (after, limit))]
+def sessions(db: Log, after: str, limit: int, parent: str | None) -> list[SessionRow]:
+    """List sessions by id; with `parent` only its forks."""
+    forks, which = ("AND up.name = ? ", (parent,)) if parent is not None else ("", ())
+    return [_row(row) for row in db.execute(f"{ROW}WHERE session.name > ? {forks}ORDER BY session.name LIMIT ?", (after, *which, limit))]
 
 
 def _row(row: tuple[Any, ...]) -> SessionRow:
@@ -80,8 +81,11 @@ def find_key(db: Log, session: str, key: str) -> int | None:
 
 
 def blob(db: Log, session: str, digest: str, start: int, length: int | None) -> bytes | None:
-    """Read a part of a blob, of the session's own or of an ancestor's."""
-    for number, _, _, _ in lineage(db, session)[::-1]:
+    """Read a part of a blob, of the session's own or, where an event of the shared past names it, of an ancestor's."""
+    own, *shared = lineage(db, session)[::-1]
+    for number, _, _, last in (own, *shared):
+        if number != own[0] and not _named(db, number, last, digest):
+            continue
         where = (number, bytes.fromhex(digest))
         if length is not None:
             row = db.execute("SELECT coalesce(substr(content, ?, ?), x'') FROM blob WHERE session = ? AND hash = ?", (start + 1, length, *where)).fetchone()
@@ -93,6 +97,11 @@ def blob(db: Log, session: str, digest: str, start: int, length: int | None) -> 
                 raise StoreDamaged(f"The blob {digest} has other content than its name says.", path=db.path)
             return content if length is not None else content[start:]
     return None
+
+
+def _named(db: Log, session: int, last: int, digest: str) -> bool:
+    """Say whether an event up to a seq names a blob: what an ancestor got later is none of its forks' business."""
+    return db.execute("SELECT 1 FROM event WHERE session = ? AND seq <= ? AND instr(body, ?) LIMIT 1", (session, last, digest)).fetchone() is not None
 
 
 def snapshot(db: Log, session: str, fold: int) -> tuple[int, str] | None:

@@ -285,9 +285,9 @@ class SQLiteStore:
         """Look a session up."""
         return await self._opened().run(reading.find, session)
 
-    async def sessions(self, *, after: str = "", limit: int = 1000) -> list[SessionRow]:
-        """List sessions by id."""
-        return await self._opened().run(reading.sessions, after, limit)
+    async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None) -> list[SessionRow]:
+        """List sessions by id; with `parent` only its forks."""
+        return await self._opened().run(reading.sessions, after, limit, parent)
 
     async def find_key(self, session: str, key: str) -> int | None:
         """Return the seq of the input that has this key."""

@@ -1,0 +1,121 @@
+"""The end of sessions, and their branches: fork, close, erase, prune."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from power_agent import events as e
+from power_agent.errors import HasForks, InvalidInput, SessionErased, SessionExists, SessionPending
+from power_agent.loop.work import Desk
+from power_agent.ports import Clock, SessionRow, Store
+from power_agent.results import PendingCall, pending_of
+from power_agent.settling import Abort, decision_fact
+from power_agent.sink import Sink
+
+PAGE = 500
+"""Sessions looked at in one go."""
+
+
+class Upkeep:
+    """What is done to whole sessions, each reserved for as long as it takes."""
+
+    def __init__(self, desk: Desk, sink: Sink, store: Store, clock: Clock) -> None:
+        self._desk = desk
+        self._sink = sink
+        self._store = store
+        self._clock = clock
+
+    # -- ending ---------------------------------------------------------------------------------------------------------
+
+    async def abort_pending(self, name: str, reason: str, calls: frozenset[str] | None, by: str) -> list[PendingCall]:
+        """End unresolved calls, and the open turn when all of them end, in one commit; returns what was ended."""
+        async with self._desk.reserved(name):
+            return await self._abort(name, reason, calls, by)
+
+    async def _abort(self, name: str, reason: str, wanted: frozenset[str] | None, by: str) -> list[PendingCall]:
+        state = await self._sink.claim(name)
+        try:
+            calls = [call for call in pending_of(state) if wanted is None or call.id in wanted]
+            for unknown in sorted((wanted or frozenset()) - {call.id for call in calls}):
+                await decision_fact(self._store, state, unknown, Abort(reason), by)  # says why not, unless it was aborted before
+            facts: list[e.Event] = [e.CallAborted(call=call.id, by=by, reason=reason) for call in calls]
+            if wanted is None and state.turn is not None:
+                facts.append(e.TurnEnded(turn=state.turn.number, status="cancelled", reason=reason))
+            await self._sink.record(state, facts, release=True)
+        finally:
+            await self._sink.release(state)
+        return calls
+
+    async def close(self, name: str, reason: str, *, abort: bool, by: str | None) -> None:
+        """Let a session take no more input."""
+        async with self._desk.reserved(name):
+            if abort:
+                await self._abort(name, reason, None, by or "a person")
+            state = await self._sink.claim(name)
+            try:
+                if state.turn is not None:
+                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Resume it, or pass abort=True.")
+                if state.inputs and not abort:
+                    raise SessionPending(f"An input of session {name!r} waits for its turn.", session=name, calls=[], hint="Resume it, or pass abort=True.")
+                if not state.closed:
+                    await self._sink.record(state, (e.SessionClosed(reason=reason, by=by),), release=True)
+            finally:
+                await self._sink.release(state)
+
+    # -- branches -------------------------------------------------------------------------------------------------------
+
+    async def fork(self, parent: str, at: int | None, name: str) -> str:
+        """Begin a session that shares the past of another one up to an event. Costs the same whatever that past holds."""
+        row = await self._sink.row(parent)
+        if row.erased:
+            raise SessionErased(f"Session {parent!r} was erased.", session=parent)
+        seq = row.head if at is None else at
+        if not 1 <= seq <= row.head:
+            raise InvalidInput(f"Session {parent!r} has no event {seq} to begin a fork at.", hint=f"Choose one from 1 to {row.head}.")
+        if await self._store.find(name) is not None:
+            raise SessionExists(f"There is a session {name!r} already.", session=name)
+        await self._sink.branch(parent, seq, name)
+        return name
+
+    async def forks(self, name: str) -> list[SessionRow]:
+        """Return the living branches of a session."""
+        await self._sink.row(name)
+        return [row for row in await self._store.sessions(parent=name) if not row.erased]
+
+    # -- erasing --------------------------------------------------------------------------------------------------------
+
+    async def erase(self, name: str, reason: str, forks: Literal["refuse", "erase"], by: str | None) -> None:
+        """Destroy the contents of a session, and of its branches if so told; what is erased already stays as it is."""
+        if (await self._sink.row(name)).erased:
+            return
+        branches = await self.forks(name)
+        if branches and forks != "erase":
+            names = ", ".join(repr(row.session) for row in branches[:5])
+            raise HasForks(f"Session {name!r} shares its past with {len(branches)} fork(s): {names}.", session=name, forks=[row.session for row in branches])
+        for row in branches:
+            await self.erase(row.session, reason, forks, by)
+        async with self._desk.reserved(name):
+            state = await self._sink.claim(name)
+            try:
+                if state.turn is not None:
+                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Abort it first, then erase.")
+                await self._sink.erase(state, reason, by)
+            finally:
+                await self._sink.release(state)
+
+    async def prune(self, age_seconds: float, *, dry_run: bool, by: str | None) -> list[str]:
+        """Erase sessions that were closed at least that long ago and have no living branches; returns which."""
+        until, after, found = self._clock.now() - round(age_seconds * 1000), "", list[str]()
+        while rows := await self._store.sessions(after=after, limit=PAGE):
+            after = rows[-1].session
+            found += [row.session for row in rows if not row.erased and await self._closed_before(row, until)]
+        if not dry_run:
+            for name in found:
+                await self.erase(name, "retention", "refuse", by)
+        return found
+
+    async def _closed_before(self, row: SessionRow, until: int) -> bool:
+        closed = await self._store.read(row.session, after=row.base, kinds=("session.closed",))
+        if not closed or closed[-1].at > until or await self.forks(row.session):
+            return False
+        return (await self._sink.load(row.session)).closed
