@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from power_agent import events as e
 from power_agent import process
@@ -47,6 +47,9 @@ from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
 from power_agent.tools import Toolbox
+
+if TYPE_CHECKING:
+    from power_agent.loop.sync import SyncLoop
 
 
 class StatefulAgentLoop:
@@ -87,11 +90,20 @@ class StatefulAgentLoop:
         self._executor = Executor(self._tools, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks)
         self._chance = chance or SystemChance()
+        self._sync: SyncLoop | None = None
         self._streams: set[asyncio.Task[TurnResult]] = set()
         self._desk = Desk(self._sink, self._store, self._clock)
         self._hooks.add(self._desk.hear)
         self._upkeep = Upkeep(self._desk, self._sink, self._store, self._clock)
         self._intake = Intake(self._desk, self._sink, self._store, self._clock, self._config, self._guards, self._new_drive)
+
+    @property
+    def sync(self) -> SyncLoop:
+        """The same verbs for synchronous callers: `with StatefulAgentLoop(…).sync as agent: agent.send(…)`."""
+        from power_agent.loop.sync import SyncLoop  # noqa: PLC0415  it is made of this class
+
+        self._sync = self._sync or SyncLoop(self)
+        return self._sync
 
     async def __aenter__(self) -> Self:
         if self._opens_store:

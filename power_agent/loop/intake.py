@@ -221,6 +221,10 @@ class Intake:
     async def _leave(self, order: Order, *, busy: bool) -> int | None:
         """Keep an input behind a turn that is open. None: it is not any more, or the key is taken; look again."""
         while True:
+            work = self._desk.working(order.session)
+            if work is not None and await self._store.find(order.session) is None:
+                await work.kept.wait()  # it is being created here
+                return None
             state = await self._sink.load(order.session)
             if state.erased:
                 raise SessionErased(f"Session {order.session!r} was erased.", session=order.session)

@@ -1,0 +1,162 @@
+"""The same verbs for callers without an event loop: scripts, notebooks, threads of a web server.
+
+The loop lives in a thread of its own, so that this works where an event loop is running already. Ctrl-C in a verb interrupts what it
+waits for, as cancelling its task would: the turn stays open for `resume`, and the session is free before the exception goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from power_agent.errors import InvalidInput, StoreClosed
+from power_agent.loop.agent import StatefulAgentLoop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _blocking(verb: Callable[Concatenate[StatefulAgentLoop, P], Awaitable[R]]) -> Callable[Concatenate[SyncLoop, P], R]:
+    """Make a verb that waits."""
+
+    @functools.wraps(verb)
+    def waits(self: SyncLoop, *args: P.args, **values: P.kwargs) -> R:
+        return self.run(lambda loop: verb(loop, *args, **values))
+
+    return waits  # type: ignore[return-value]  # the first parameter has a name
+
+
+def _iterating(verb: Callable[Concatenate[StatefulAgentLoop, P], AsyncIterator[R]]) -> Callable[Concatenate[SyncLoop, P], Iterator[R]]:
+    """Make a verb whose items are waited for one by one."""
+
+    @functools.wraps(verb)
+    def iterates(self: SyncLoop, *args: P.args, **values: P.kwargs) -> Iterator[R]:
+        async def begin(loop: StatefulAgentLoop) -> AsyncIterator[R]:
+            return verb(loop, *args, **values)
+
+        items = self.run(begin)
+        end = object()
+        try:
+            while True:
+                item: Any = self.run(lambda _: anext(items, end))
+                if item is end:
+                    return
+                yield item
+        finally:
+            with contextlib.suppress(StoreClosed):
+                self.run(lambda _: _left(items))
+
+    return iterates  # type: ignore[return-value]  # the same
+
+
+async def _left(items: Any) -> None:
+    """Leave an iterator before its end."""
+    await items.aclose()
+
+
+class SyncLoop:
+    """The verbs of a `StatefulAgentLoop`, each waiting for its result. Use it inside `with`, or call `close()`.
+
+    Safe from several threads; a verb called from the event loop's own thread would wait for itself and is refused.
+    """
+
+    def __init__(self, loop: StatefulAgentLoop) -> None:
+        self._loop = loop
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._opening = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> asyncio.AbstractEventLoop:
+        """Start the thread and open the loop in it, once."""
+        with self._opening:
+            if self._closed:
+                raise StoreClosed("This loop was closed.", path="")
+            if self._home is None:
+                home = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._live, args=(home,), name="power-agent-sync", daemon=True)
+                self._thread.start()
+                try:
+                    asyncio.run_coroutine_threadsafe(self._loop.__aenter__(), home).result()
+                except BaseException:
+                    self._stop(home)
+                    raise
+                self._home = home
+            return self._home
+
+    @staticmethod
+    def _live(home: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(home)
+        try:
+            home.run_forever()
+        finally:
+            home.close()
+
+    def _stop(self, home: asyncio.AbstractEventLoop) -> None:
+        home.call_soon_threadsafe(home.stop)
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = None
+
+    def close(self) -> None:
+        """Interrupt what runs, leaving every turn resumable, close the store and end the thread."""
+        with self._opening:
+            home, self._home, self._closed = self._home, None, True
+            if home is not None:
+                asyncio.run_coroutine_threadsafe(self._loop.aclose(), home).result()
+                self._stop(home)
+
+    def run(self, work: Callable[[StatefulAgentLoop], Awaitable[R]]) -> R:
+        """Run something with the loop in its thread and wait for it."""
+        home = self._open()
+        if threading.current_thread() is self._thread:
+            raise InvalidInput("A synchronous verb was called from the agent's own event loop.", hint="Await the verb of the loop itself there.")
+        over = threading.Event()
+        result: Future[R] = asyncio.run_coroutine_threadsafe(_told(work(self._loop), over), home)
+        try:
+            return result.result()
+        except BaseException:
+            if not over.is_set():  # this thread was interrupted, not the work
+                result.cancel()
+                over.wait()
+            raise
+
+    send = _blocking(StatefulAgentLoop.send)
+    resume = _blocking(StatefulAgentLoop.resume)
+    pending = _blocking(StatefulAgentLoop.pending)
+    settle = _blocking(StatefulAgentLoop.settle)
+    abort_pending = _blocking(StatefulAgentLoop.abort_pending)
+    cancel = _blocking(StatefulAgentLoop.cancel)
+    close_session = _blocking(StatefulAgentLoop.close_session)
+    erase = _blocking(StatefulAgentLoop.erase)
+    prune = _blocking(StatefulAgentLoop.prune)
+    fork = _blocking(StatefulAgentLoop.fork)
+    forks = _blocking(StatefulAgentLoop.forks)
+    history = _blocking(StatefulAgentLoop.history)
+    messages = _blocking(StatefulAgentLoop.messages)
+    state = _blocking(StatefulAgentLoop.state)
+    sessions = _blocking(StatefulAgentLoop.sessions)
+    blob = _blocking(StatefulAgentLoop.blob)
+    stream = _iterating(StatefulAgentLoop.stream)
+    watch = _iterating(StatefulAgentLoop.watch)
+    verify = _iterating(StatefulAgentLoop.verify)
+
+
+async def _told(work: Awaitable[R], over: threading.Event) -> R:
+    try:
+        return await work
+    finally:
+        over.set()

@@ -1,0 +1,168 @@
+"""The verbs without an event loop of one's own: in scripts, in threads, beside a running event loop, with Ctrl-C."""
+
+import asyncio
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from power_agent import Approve, Call, Deny, Envelope, ScriptedModel, SessionBusy, StatefulAgentLoop, tool
+from power_agent.errors import InvalidInput, SessionNotFound, StoreClosed, StoreNotFound
+from power_agent.loop.sync import SyncLoop
+from power_agent.policy import Ask
+
+
+@tool
+async def pay(to: str) -> str:
+    return f"{to} is paid"
+
+
+def make(script, **options) -> StatefulAgentLoop:
+    return StatefulAgentLoop(ScriptedModel(script), tools=[pay], store=options.pop("store", ":memory:"), **options)
+
+
+def test_a_conversation():
+    """Send, look, wait for a person, settle, resume, fork, verify: each verb waits for its result."""
+    with make([[Call("pay", {"to": "ada"})], "done", "later"], policy=lambda _: Ask("may it?")).sync as agent:
+        result = agent.send("pay ada", "s", key="k")
+        assert result.status == "waiting"
+        assert [call.id for call in agent.pending("s")] == ["t1r1c1"]
+        assert [call.state for call in agent.settle("s", "t1r1c1", Approve(), by="bob")] == ["approved"]
+        assert agent.resume("s").text == "done"
+        assert agent.send("pay ada", "s", key="k").text == "done"
+        assert [row.session for row in agent.sessions()] == ["s"]
+        assert agent.history("s", limit=1)[0].kind == "session.opened"
+        assert agent.messages("s")[-1].text == agent.state("s").transcript[-1].parts[0].text == "done"
+        items = list(agent.stream("go on", agent.fork("s", session_id_new="f")))
+        assert [item.kind for item in items if isinstance(item, Envelope)][-1] == "turn.ended"
+        assert [row.session for row in agent.forks("s")] == ["f"]
+        assert list(agent.verify()) == []
+        with pytest.raises(SessionNotFound):
+            agent.pending("nobody")
+
+
+def test_every_verb_is_there():
+    """What the loop can do, its synchronous face can do, under the same name and with the same words."""
+    verbs = {name for name, value in vars(StatefulAgentLoop).items() if not name.startswith("_") and callable(value)}
+    here = {name for name in vars(SyncLoop) if not name.startswith("_")}
+    assert verbs - here == {"aclose", "stop_on", "listen", "look_on"}
+    for name in verbs & here:
+        assert inspect.signature(getattr(SyncLoop, name)) == inspect.signature(getattr(StatefulAgentLoop, name)), name
+        assert getattr(SyncLoop, name).__doc__ == getattr(StatefulAgentLoop, name).__doc__
+
+
+def test_without_with():
+    """In a notebook: the first verb opens it; closed twice is closed, and says so afterwards."""
+    agent = make(["hello"]).sync
+    assert agent.send("x", "s").text == "hello"
+    agent.close()
+    agent.close()
+    with pytest.raises(StoreClosed):
+        agent.send("y", "s")
+
+
+def test_a_store_that_cannot_be_opened(tmp_path):
+    """The error comes out, and no thread stays behind."""
+    before = threading.active_count()
+    with pytest.raises(StoreNotFound):
+        make(["x"], store=tmp_path / "no" / "agent.db").sync.send("x", "s")
+    assert threading.active_count() == before
+
+
+async def test_beside_a_running_event_loop():
+    """Where an event loop runs already, as in notebooks, the verbs work; called from the agent's own they are refused."""
+
+    @tool
+    async def reenter() -> str:
+        try:
+            agent.pending("s")
+        except InvalidInput as error:
+            return error.message
+        return "it waited for itself"
+
+    loop = StatefulAgentLoop(ScriptedModel([[Call("reenter")], "done"]), tools=[reenter], store=":memory:")
+    with loop.sync as agent:
+        result = agent.send("x", "s")
+        assert "own event loop" in result.calls[0].output
+        assert (await asyncio.to_thread(agent.state, "s")).turns == 1
+
+
+def test_from_many_threads():
+    """Threads share it; each session has one turn at a time."""
+    with make(lambda request: f"for {request.session}").sync as agent, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda number: agent.send("x", f"s{number % 4}", when_busy="queue"), range(24)))
+        assert all(result.text == f"for {result.session_id}" for result in results)
+        assert sorted((result.session_id, result.turn) for result in results) == [(f"s{session}", turn) for session in range(4) for turn in range(1, 7)]
+
+
+def test_leaving_an_iterator():
+    """Who stops reading a stream or a watch leaves nothing behind."""
+    with make(lambda _: "ok").sync as agent:
+        for _ in agent.stream("x", "s"):
+            break
+        for kept in agent.watch("s"):
+            if kept.kind == "turn.ended":
+                break
+        assert agent.resume("s").text == "ok"
+
+
+SCRIPT = """
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what was started in the background
+from power_agent import ScriptedModel, StatefulAgentLoop
+async def slow(request):
+    open(sys.argv[1] + ".asked", "w").close()
+    await asyncio.sleep(60)
+with StatefulAgentLoop(ScriptedModel(slow), store=sys.argv[1]).sync as agent:
+    try:
+        agent.send("x", "s")
+    except KeyboardInterrupt:
+        assert agent.sessions()[0].deadline == 0, "it is free at once"
+        assert agent.state("s").turn is not None
+        sys.exit(5)
+"""
+
+
+def test_ctrl_c_leaves_a_resumable_session(tmp_path):
+    """Ctrl-C in a verb interrupts the turn; it is open, free at once, and a resume completes it."""
+    path = tmp_path / "agent.db"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)])
+    while not (tmp_path / "agent.db.asked").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) == 5
+    with make(["done"], store=path).sync as agent:
+        assert agent.resume("s").text == "done"
+
+
+def test_busy_is_said():
+    """What another thread works on is busy, here too; nothing that was denied runs."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(request):
+        begun.set()
+        return [Call("pay", {"to": "ada"})] if request.replies == 0 else "done"
+
+    @tool
+    def wait() -> None:
+        go.wait(10)
+
+    model = ScriptedModel(lambda request: [Call("wait")] if request.replies == 0 else "done")
+    with StatefulAgentLoop(model, tools=[wait], store=":memory:").sync as agent:
+        sender = threading.Thread(target=agent.send, args=("x", "s"))
+        sender.start()
+        while not agent.sessions() or not agent.state("s").calls:
+            time.sleep(0.005)
+        with pytest.raises(SessionBusy):
+            agent.send("y", "s")
+        go.set()
+        sender.join()
+        assert agent.resume("s").text == "done"
+    assert Deny("x").reason == "x"
