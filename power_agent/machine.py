@@ -101,7 +101,8 @@ def decide(state: SessionState, now: int, facts: Facts = NO_FACTS) -> Step:
 
 def _between_turns(state: SessionState, facts: Facts) -> Step:
     last = state.last
-    if facts.go_on and last is not None and last.status in {"limit", "failed", "forked"}:
+    said_anew = any(item.mode == "turn" for item in state.inputs)  # whoever sent it began something else
+    if facts.go_on and last is not None and last.status in {"limit", "failed", "forked"} and not said_anew:
         return TakeInput(state.turns + 1, (), last.number)
     if state.inputs and (facts.go_on or not state.parked):
         return TakeInput(state.turns + 1, (state.inputs[0].seq,))

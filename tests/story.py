@@ -40,17 +40,24 @@ from power_agent import (
     StatefulAgentLoop,
     ToolContext,
     TurnResult,
+    context,
     drive,
     failpoints,
     tool,
 )
-from power_agent.events import TERMINAL
+from power_agent.errors import HeadMoved, SessionExists
+from power_agent.events import TERMINAL, ContextCompacted
 from power_agent.models.scripted import Line, Script
 from power_agent.policy import Allow, Ask, Deny, Verdict, Wanted
 from power_agent.ports import ModelRequest, ProbeAnswer
 
 SESSION = "story"
 MESSAGES = ("Set everything up.", "And once more.")
+ELSEWHERE = "And in another world."
+FORK = ".fork"
+FORKED_BEHIND = 5
+"""The answer in whose batch the branch begins: the first one of the second turn."""
+SUMMARY = "Bob was wired a hundred, and it was well."
 PERSON = "ada"
 PROMPT_SECONDS = 10.0
 """Nobody who comes after a dead or an interrupted owner may have to wait for a lease of 30 s."""
@@ -266,7 +273,35 @@ async def tell(loop: StatefulAgentLoop, world: World, session: str = SESSION, me
         assert result.status == "completed", result
         world.answered(result)
         results.append(result)
+        if number == 0 and len(messages) > 1:
+            await fold_away(loop, session)
+    if messages is MESSAGES:
+        results += await tell(loop, world, await branch(loop, session), (ELSEWHERE,))
     return results
+
+
+async def fold_away(loop: StatefulAgentLoop, session: str) -> None:
+    """Let a summary stand for the first turn up to its second answer, once."""
+    if await loop.history(session, kinds=["context.compacted"]):
+        return
+    while True:
+        state = await loop._sink.claim(session)
+        loop._desk.live.pop(session, None)
+        place = context.cut_places(state)[2]
+        folded = ContextCompacted(from_seq=1, to_seq=place, summary=SUMMARY, strategy="by hand")
+        with contextlib.suppress(HeadMoved):
+            await loop._sink.record(state, [folded], release=True)
+            await loop._sink.release(state)
+            return
+
+
+async def branch(loop: StatefulAgentLoop, session: str) -> str:
+    """Branch off in the middle of the first batch of the second turn, once."""
+    fork = session + FORK
+    with contextlib.suppress(SessionExists):
+        answers = [kept.seq for kept in await loop.history(session, kinds=["model.answered"])]
+        await loop.fork(session, at=answers[FORKED_BEHIND - 1] + 1, session_id_new=fork)
+    return fork
 
 
 def outcomes(results: Iterable[TurnResult]) -> list[tuple[Any, ...]]:
@@ -308,7 +343,7 @@ def judge(path: Path | str, world: World, sessions: Iterable[str] | None = None,
         assert len(keys) == len(set(keys)), "I8: one input per key"
         _judge_calls(session, facts, world.lines(session))
         if messages is not None:
-            _judge_rest(session, facts, messages)
+            _judge_rest(session, facts, 1 if session.endswith(FORK) else messages)
     return rows
 
 
@@ -382,7 +417,7 @@ async def toil(path: str, folder: str, lanes: int, seed: int) -> None:
 
 
 async def _lane(loop: StatefulAgentLoop, world: World, lane: str, dice: random.Random) -> None:
-    mine = [row.session for row in await loop.sessions(after=lane) if row.session.startswith(lane)]
+    mine = [row.session for row in await loop.sessions(after=lane) if row.session.startswith(lane) and not row.session.endswith(FORK)]
     for number in itertools.count(len(mine) - 1 if mine else 0):  # the last one may not be over
         world.pause = dice.choice((0.0, 0.0, 0.002, 0.01))
         await tell(loop, world, f"{lane}{number:06}")

@@ -53,7 +53,18 @@ async def told(tmp_path, said):
     path, world = tmp_path / "whole.db", World(tmp_path / "world")
     async with story.agent(path, world, said=said) as loop:
         came_to = story.outcomes(await story.tell(loop, world))
-    return Told(path, world, came_to, story.facts_of(story.judge(path, world), SESSION))
+    return Told(path, world, came_to, everything(story.judge(path, world)))
+
+
+def everything(rows: list[story.Raw]) -> list[story.Fact]:
+    """Return what was kept of the session and of its branch; the branch came last."""
+    assert [row.session for row in rows] == sorted(row.session for row in rows)
+    return story.facts_of(rows, SESSION) + story.facts_of(rows, SESSION + story.FORK)
+
+
+def done_in(world: World) -> list[dict[str, object]]:
+    """Return what happened, in the session and in its branch."""
+    return world.lines(SESSION) + world.lines(SESSION + story.FORK)
 
 
 @pytest.fixture
@@ -69,11 +80,18 @@ def cut(told: Told, empty: Path, path: Path, n: int) -> Path:
     shutil.copy(empty, path)
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("ATTACH ? AS whole", (str(told.path),))
-        db.execute("INSERT INTO session (id, name, head, tip, epoch, owner, deadline) SELECT id, name, 0, x'', 0, NULL, 0 FROM whole.session")
-        db.execute("INSERT INTO event SELECT * FROM whole.event WHERE seq <= ? ORDER BY seq", (n,))
-        db.execute("INSERT INTO blob SELECT * FROM whole.blob")  # of a later event: garbage, as after a crash between the two
+        for number, name, base, parent in db.execute(
+            "SELECT id, name, base, parent FROM whole.session WHERE id IN (SELECT session FROM whole.event WHERE pos <= ?)", (n,)
+        ).fetchall():
+            tip = db.execute("SELECT hash FROM event WHERE session = ? AND seq = ?", (parent, base)).fetchone() or (b"",)
+            db.execute(
+                "INSERT INTO session (id, name, head, tip, epoch, owner, deadline, base, parent) VALUES (?, ?, ?, ?, 0, NULL, 0, ?, ?)", (number, name, base, *tip, base, parent)
+            )
+            db.execute("INSERT INTO event SELECT * FROM whole.event WHERE pos <= ? AND session = ? ORDER BY pos", (n, number))
+        db.execute("INSERT INTO blob SELECT * FROM whole.blob WHERE session IN (SELECT id FROM main.session)")  # garbage, as after a crash between the two
         db.commit()
-        assert db.execute("SELECT head, tip FROM session").fetchone() == db.execute("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1").fetchone()
+        heads = db.execute("SELECT head, tip FROM session ORDER BY id DESC LIMIT 1").fetchone()
+        assert heads == db.execute("SELECT seq, hash FROM event ORDER BY pos DESC LIMIT 1").fetchone()
     return path
 
 
@@ -86,21 +104,22 @@ def calls_at(facts: list[story.Fact], n: int) -> tuple[set[str], set[str]]:
 async def resume_and_judge(told: Told, path: Path, world: World, n: int, *, said: object = story.script) -> list[story.Fact]:
     """Tell what is left of the story in a new loop, and judge what came of it; return what was added."""
     before = story.scenes.raw(path)
-    at_the_cut = {line["call"] for line in world.lines(SESSION)}
-    effects_at_the_cut = len(world.lines(SESSION))
+    at_the_cut = {line["call"] for line in done_in(world)}
+    effects_at_the_cut = {(line["call"], line["attempt"]) for line in done_in(world)}
     async with story.agent(path, world, said=said) as loop:
         results = await story.tell(loop, world)
         wrong = [sentence async for sentence in loop.verify()]
         assert story.outcomes(results) == told.came_to
         assert wrong == []
     after = story.judge(path, world)
-    assert after[: len(before)] == before, "what was kept stays, to the byte"
+    assert set(before) <= set(after), "what was kept stays, to the byte"
     _, ended = calls_at(told.facts, n)
-    added = world.lines(SESSION)[effects_at_the_cut:]
+    added = [line for line in done_in(world) if (line["call"], line["attempt"]) not in effects_at_the_cut]
     assert not ended & {line["call"] for line in added}, "a finished sibling ran again"
     careful = {line["call"] for line in added if line["tool"] in {"pay", "wire", "ship", "mail"}}
     assert not careful & at_the_cut, "what had happened was done again"
-    return story.facts_of(after, SESSION)[n:]
+    known = {(row.session, row.seq) for row in before}
+    return [fact for name in (SESSION, SESSION + story.FORK) for fact in story.facts_of(after, name) if (name, fact.seq) not in known]
 
 
 async def test_every_cut_where_only_what_is_recorded_happened(told, empty, tmp_path, said):
@@ -110,7 +129,7 @@ async def test_every_cut_where_only_what_is_recorded_happened(told, empty, tmp_p
         _, ended = calls_at(told.facts, n)
         world = told.world.copy(tmp_path / f"world-{n}", keep=ended)
         kinds |= {fact.kind for fact in await resume_and_judge(told, cut(told, empty, tmp_path / f"{n}.db", n), world, n, said=said)}
-    assert len(told.facts) >= 60
+    assert len(told.facts) >= 75
     assert {"call.doubted", "call.retried", "owner.changed"} <= kinds
     log.info("cuts: %s", len(told.facts))
 
@@ -194,5 +213,7 @@ def test_the_story_has_it_all(told):
     assert {"call.denied", "call.failed", "model.failed", "call.approval_asked", "call.approved"} <= set(kinds)
     codes = {fact.body["failure"]["code"] for fact in told.facts if fact.kind == "call.failed"}
     assert codes == {"bad_arguments", "unknown_tool", "tool_failed"}
-    assert kinds.count("turn.ended") == len(MESSAGES) == 2
+    assert kinds.count("turn.ended") == len(MESSAGES) + 1 == 3
+    assert kinds.count("context.compacted") == 1
+    assert kinds.count("session.opened") == 2
     assert any(fact.body.get("cut") for fact in told.facts)
