@@ -401,6 +401,31 @@ def test_an_open_turn_that_nobody_drives(tmp_path, gate, mode):
     asyncio.run(life())
 
 
+@pytest.mark.parametrize("tools", [True, False])
+def test_cancelling_a_turn_that_nobody_drives(tmp_path, gate, tools):
+    """Its owner was killed: a cancel ends it here and now, and the next send works; a doubted call that nobody can judge stays."""
+    pid = process_at_work(tmp_path)
+
+    async def life() -> None:
+        await gate.reached()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        async with StatefulAgentLoop(ScriptedModel(lambda _: "ok"), tools=gate.tools if tools else [], store=tmp_path / "agent.db") as loop:
+            assert await loop.cancel("s", by="ada")
+            before = await kinds(loop)
+            if tools:
+                assert await loop.cancel("s") is False
+                assert (await loop.resume("s")).status == "cancelled"
+                assert (await loop.send("next", "s")).text == "ok"
+            else:
+                assert await loop.cancel("s") is True
+                assert await kinds(loop) == before, "the second time changes nothing"
+                assert [call.state for call in await loop.pending("s")] == ["doubted"]
+            await verified(loop)
+
+    asyncio.run(life())
+
+
 def test_sigterm_leaves_a_resumable_session(tmp_path, gate):
     """SIGTERM puts everything down: the turn is open, the session is free at once, and a resume completes it."""
     sys.stdout.flush()

@@ -231,19 +231,22 @@ class StatefulAgentLoop:
         return await self._upkeep.abort_pending(_checked(session_id), reason, calls, by)
 
     async def cancel(self, session_id: str, *, reason: str = "cancelled", by: str | None = None) -> bool:
-        """Ask for the end of the open turn; True once that is kept, False when there is none. Works from any process."""
+        """Ask for the end of the open turn; True once that is kept, False when there is none. Works from any process.
+
+        A living owner obeys; where there is none the turn is ended here, as far as no call is in doubt.
+        """
         name = _checked(session_id)
         while True:
             state = await self._sink.load(name)
             if state.turn is None:
                 return False
-            if state.cancel is not None:
-                return True
-            try:
-                await self._sink.report(state, (e.CancelAsked(reason=reason, by=by),))
-            except HeadMoved:
-                continue
-            self._desk.notice(name)
+            if state.cancel is None:
+                try:
+                    await self._sink.report(state, (e.CancelAsked(reason=reason, by=by),))
+                except HeadMoved:
+                    continue
+                self._desk.notice(name)
+            await self._intake.wind_up(name)
             return True
 
     async def close_session(self, session_id: str, *, reason: str = "closed", abort: bool = False, by: str | None = None) -> None:

@@ -6,6 +6,7 @@ from time to time; when its owner dies, whoever waits takes over.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from power_agent.errors import HeadMoved, InputRefused, InvalidInput, KeyConflic
 from power_agent.guards import Guards, Incoming, name_of, settled
 from power_agent.limits import LOOK_SECONDS
 from power_agent.loop.work import Desk, Work
+from power_agent.machine import Wait, decide
 from power_agent.messages import Attachment, ContentPart, Text
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, SessionRow, Store
@@ -279,6 +281,17 @@ class Intake:
     def _may_go_on(row: SessionRow, state: SessionState) -> bool:
         """Say whether work that nobody does may be taken up in silence: its owner died, or the next input is due."""
         return row.deadline != 0 if state.turn is not None else bool(state.inputs) and not state.parked and not state.closed
+
+    async def wind_up(self, name: str) -> None:
+        """Bring a cancelled turn to its end, if nobody living works on it."""
+        row = await self._store.find(name)
+        if row is None or self._held(row) or self._desk.working(name) is not None:
+            return
+        step = decide(await self._sink.load(name), self._clock.now())
+        if isinstance(step, Wait) and step.why == "person":
+            return
+        with contextlib.suppress(SessionBusy, OwnershipLost):  # somebody was quicker, and obeys
+            await self._desk.begin(name, self.go_on).over()
 
     async def go_on(self, work: Work) -> SessionState:
         """Take a session up where it stands, and drive."""
