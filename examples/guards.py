@@ -1,0 +1,41 @@
+"""Look before it happens: mask an input, refuse a call, hold up an end. What guards decide is in the log."""
+
+import asyncio
+import sys
+import tempfile
+
+from power_agent import Call, ScriptedModel, StatefulAgentLoop, Text, tool
+from power_agent.guards import Ending, Incoming, guard
+from power_agent.policy import Change, Refuse, Wanted
+
+PATH = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
+
+
+@tool
+async def delete(path: str) -> str:
+    return f"{path} is gone"
+
+
+@guard("input")
+def mask(incoming: Incoming) -> Change:
+    return Change(to=[Text(part.text.replace("4711", "****")) for part in incoming.parts], reason="no card numbers")
+
+
+@guard("call")
+def protect(wanted: Wanted) -> Refuse | None:
+    return Refuse("it is protected") if wanted.arguments["path"].startswith("/etc") else None
+
+
+@guard("end")
+def finished(ending: Ending) -> Refuse | None:
+    return None if "tests" in ending.text else Refuse("run the tests first")
+
+
+async def main() -> None:
+    model = ScriptedModel([[Call("delete", {"path": "/etc/passwd"})], "Done.", "Done, and the tests pass."])
+    async with StatefulAgentLoop(model, tools=[delete], guards=[mask, protect, finished], store=PATH) as loop:
+        print((await loop.send("My card is 4711. Clean up.", "s")).text)
+        print([(kept.event.guard, kept.event.verdict) for kept in await loop.history("s", kinds=["guard.decided"])])
+
+
+asyncio.run(main())

@@ -1,0 +1,251 @@
+"""Break the promises on purpose, one at a time, and see that the tests notice.
+
+    python tests/mutants.py                  all of them, a line each; takes a while
+    python tests/mutants.py fence probe      those whose name holds one of these words
+    python tests/mutants.py --list           their names
+
+Each mutant is one change of the real code, made in a private copy. `tests/test_mutants.py` holds the list itself fast: a mutant whose
+code is gone fails there, so that none is left behind when the code moves on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 600
+"""A mutant that hangs is noticed too, but nobody waits for ever."""
+
+
+class Mutant(NamedTuple):
+    """A promise to break: where, what stands there, what takes its place, and which tests should see it."""
+
+    name: str
+    room: str
+    was: str
+    becomes: str
+    tests: str
+
+
+MUTANTS = (
+    # -- what is acknowledged is kept ----------------------------------------------------------------------------------
+    Mutant("ack before commit", "store/commit.py", '        db.execute("COMMIT")\n', "", "store"),
+    Mutant("NORMAL for FULL", "store/file.py", 'SYNCHRONOUS = {"full": 2, "normal": 1}', 'SYNCHRONOUS = {"full": 1, "normal": 1}', "store disk"),
+    Mutant(
+        "told before kept",
+        "sink.py",
+        "        kept = await self._store.append(request)\n",
+        "        self._tell(envelopes)\n        kept = await self._store.append(request)\n",
+        "sink",
+    ),
+    Mutant("blob not written", "store/commit.py", "        if request.blobs:\n", "        if False:\n", "loop tools"),
+    Mutant("writes after a failed disk", "store/sqlite.py", "        if self.failed is not None:\n", "        if False:\n", "disk store"),
+    # -- one writer ----------------------------------------------------------------------------------------------------
+    Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
+    Mutant("head not checked", "store/commit.py", "    if row.head != request.head:\n", "    if False:\n", "store sink"),
+    Mutant("taking a living owner's session", "sink.py", "            if row.deadline >= now and not dead:\n", "            if False:\n", "sink ownership"),
+    Mutant("the living proven dead", "process.py", "    return start_time(int(pid)) == started\n", "    return False\n", "ownership loop"),
+    Mutant("a lost lease not noticed", "store/lease.py", "        return (session, epoch) in self._lost\n", "        return False\n", "ownership"),
+    Mutant(
+        "never given up", "loop/work.py", "            if row is not None and row.owner == self._sink.owner and row.deadline:\n", "            if False:\n", "interrupt concurrency"
+    ),
+    # -- intent, effect, outcome ---------------------------------------------------------------------------------------
+    Mutant(
+        "effect before intent",
+        "drive.py",
+        "            if await self._keep():\n                await self._begin(starting)\n",
+        "            await self._begin(starting)\n            await self._keep()\n",
+        "recovery crash",
+    ),
+    Mutant("ask call run again", "executor.py", '        return "ask" if stricter == "probe" and today != "probe" else stricter\n', '        return "rerun"\n', "recovery"),
+    Mutant("the laxer promise counts", "executor.py", "        stricter = max(call.recovery", "        stricter = min(call.recovery", "recovery"),
+    Mutant("probe too early", "executor.py", 'if stricter == "probe" and call.process is not None and', "if False and", "recovery"),
+    Mutant(
+        "may have happened said as failed",
+        "executor.py",
+        "    return e.CallDoubted(call=call.call.id, attempt=call.attempt, reason=reason)\n",
+        '    return e.CallFailed(call=call.call.id, attempt=call.attempt, failure=e.Failure(code="tool_failed", message=reason))\n',
+        "recovery",
+    ),
+    Mutant("two outcomes", "state/moves.py", '    "succeeded": {},\n', '    "succeeded": {"call.failed": "failed", "call.succeeded": "succeeded"},\n', "state"),
+    Mutant("a forgotten call", "machine.py", "    ready = tuple(call for call in ready if call not in facts.running)\n", "    ready = ready[1:]\n", "machine loop"),
+    Mutant(
+        "a late result after the decision",
+        "drive.py",
+        'self.state.calls[name].place == "doubted":\n                self._stage_outcome(done)',
+        "True:\n                self._stage_outcome(done)",
+        "recovery",
+    ),
+    Mutant("a key for each attempt", "chain.py", 'sha256(f"call:{nonce}:{call}".encode())', 'sha256(f"call:{nonce}:{call}:{id(object())}".encode())', "recovery tools"),
+    Mutant(
+        "a failure is no outcome",
+        "executor.py",
+        '            passing("after", ("effect", made.name))\n            return _failed(call, error)\n        passing',
+        "            raise\n        passing",
+        "loop tools",
+    ),
+    # -- people decide -------------------------------------------------------------------------------------------------
+    Mutant("reused approval", "state/folding.py", "    if event.digest != call.digest:\n", "    if False:\n", "state approval"),
+    Mutant(
+        "a policy that fails allows",
+        "executor.py",
+        '            return Deny(f"the policy failed: {type(error).__name__}: {error}", "policy failed")\n',
+        "            return Allow()\n",
+        "approval tools loop",
+    ),
+    Mutant("silence is consent", "machine.py", 'if call.place == "waiting" and call.deadline is not None and call.deadline <= now)', "if False)", "machine approval"),
+    Mutant(
+        "a denied call runs",
+        "executor.py",
+        "        if isinstance(verdict, Deny):\n            return e.CallDenied(",
+        "        if False:\n            return e.CallDenied(",
+        "approval loop",
+    ),
+    Mutant("a refusing guard is not heard", "executor.py", "            case Refuse(reason=reason):\n", "            case Refuse(reason=reason) if False:\n", "approval guards"),
+    Mutant("objections without end", "state/folding.py", "state.turn.moved(objections=state.turn.objections + 1)", "state.turn", "guards"),
+    # -- stopping ------------------------------------------------------------------------------------------------------
+    Mutant(
+        "abort ignored in recovery",
+        "drive.py",
+        '            elif self.state.cancel is None and promise in {"rerun", "keyed"}:\n',
+        '            elif promise in {"rerun", "keyed"}:\n',
+        "cancel every_cut recovery loop",
+    ),
+    Mutant(
+        "cancel not seen while the model thinks",
+        "drive.py",
+        "                if not task.done() and self.state.cancel is not None:\n",
+        "                if False:\n",
+        "loop cancel",
+    ),
+    Mutant("a cancelled turn goes on", "machine.py", "    if state.cancel is not None:\n        return EndTurn(", "    if False:\n        return EndTurn(", "machine loop"),
+    # -- inputs --------------------------------------------------------------------------------------------------------
+    Mutant(
+        "keys are not unique",
+        "loop/intake.py",
+        "        seq = await self._store.find_key(name, key)\n        if seq is None:\n",
+        "        seq = None\n        if seq is None:\n",
+        "loop concurrency",
+    ),
+    Mutant(
+        "a steer taken twice", "state/folding.py", "    left = tuple(item for item in state.inputs if item.seq not in seqs)\n", "    left = state.inputs\n", "state concurrency"
+    ),
+    Mutant(
+        "what waits is lost after a failure",
+        "state/folding.py",
+        'parked=event.status in {"cancelled", "limit"})',
+        'parked=event.status in {"cancelled", "limit", "failed"})',
+        "concurrency state",
+    ),
+    Mutant("nobody takes over from the dead", "loop/intake.py", "            elif take_over and self._may_go_on(row, state):\n", "            elif False:\n", "concurrency"),
+    Mutant("leaving interrupts others", "loop/work.py", "and self._alone(waiter):", "and True:", "concurrency"),
+    # -- memory and disk are the same ----------------------------------------------------------------------------------
+    Mutant(
+        "fold reads the clock", "state/folding.py", "    turn = Turn(event.turn, kept.seq, kept.at,", '    turn = Turn(event.turn, kept.seq, __import__("time").time_ns(),', "state"
+    ),
+    Mutant(
+        "fold follows the order of a set",
+        "state/shape.py",
+        "        return tuple(call for call in self.calls.values() if not call.resolved)\n",
+        "        return tuple(self.calls[name] for name in set(self.calls) if not self.calls[name].resolved)\n",
+        "state loop",
+    ),
+    Mutant(
+        "outcomes in the order they came",
+        "state/folding.py",
+        "    calls = {**state.calls, event.call: moved}\n",
+        "    calls = {**{name: call for name, call in state.calls.items() if name != event.call}, event.call: moved}\n",
+        "state loop",
+    ),
+    Mutant("a cached state of another history", "state/snapshot.py", "    return frozen.state if frozen.tip == tip.hex() else None\n", "    return frozen.state\n", "state sink"),
+    Mutant("the chain does not cover the body", "chain.py", "    return sha256(salt + body.encode()).digest()\n", "    return sha256(salt).digest()\n", "damage store events"),
+    Mutant("surrogates as they come", "messages.py", '        return "".join(_escaped(character) for character in text)\n', "        return text\n", "events loop"),
+    # -- context -------------------------------------------------------------------------------------------------------
+    Mutant("split pair", "context.py", "not (answered_later or same_moment or unresolved", "not (same_moment or unresolved", "context"),
+    Mutant(
+        "a compaction forgets the rest", "state/folding.py", "    kept.insert(place, summed)\n    return Transcript(kept)\n", "    return Transcript([summed])\n", "state context"
+    ),
+    Mutant("denied said as aborted", "context.py", '    if call.place == "denied":\n', "    if False:\n", "context"),
+    Mutant("limits are one higher", "machine.py", "if bound is not None and value >= bound), None)", "if bound is not None and value > bound), None)", "machine"),
+    # -- branches and readers ------------------------------------------------------------------------------------------
+    Mutant(
+        "a fork pays with its parent's keys",
+        "sink.py",
+        "        opened = e.SessionOpened(nonce=self._chance.nonce(), owner=self._owner, config=config, metadata",
+        '        opened = e.SessionOpened(nonce="00" * 16, owner=self._owner, config=config, metadata',
+        "upkeep",
+    ),
+    Mutant(
+        "a fork reads on in its parent",
+        "store/reading.py",
+        '        row = db.execute("SELECT id, name, base, ?, parent FROM session WHERE id = ?", (base, parent)).fetchone()\n',
+        '        row = db.execute("SELECT id, name, base, head, parent FROM session WHERE id = ?", (parent,)).fetchone()\n',
+        "store upkeep",
+    ),
+    Mutant("tail off by one", "store/reading.py", "WHERE pos > ? ORDER BY pos LIMIT ?", "WHERE pos > ? + 1 ORDER BY pos LIMIT ?", "stream store"),
+    Mutant(
+        "a watcher sleeps through a commit",
+        "store/tail.py",
+        "                news.clear()\n                records = await self._read(session, after)\n",
+        "                records = await self._read(session, after)\n                news.clear()\n",
+        "stream",
+    ),
+    Mutant("erased, and still in the file", "store/file.py", '"secure_delete = ON", ', "", "upkeep store disk"),
+    Mutant("erased under its forks", "loop/upkeep.py", '        if branches and forks != "erase":\n', "        if False:\n", "upkeep"),
+)
+
+
+def mutated(mutant: Mutant, package: Path) -> None:
+    """Make the change in a copy."""
+    room = package / mutant.room
+    text = room.read_text(encoding="utf-8")
+    if text.count(mutant.was) != 1:
+        raise LookupError(f"{mutant.name}: what it changes stands {text.count(mutant.was)} times in {mutant.room}")
+    room.write_text(text.replace(mutant.was, mutant.becomes), encoding="utf-8")
+
+
+def noticed(mutant: Mutant) -> tuple[bool, str]:
+    """Say whether the tests notice, and which did."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        for name in ("power_agent", "migrations", "tests", "examples", "README.md", "pyproject.toml", "CHANGELOG.md", "LICENSE"):
+            source, target = ROOT / name, Path(folder) / name
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, target)
+        mutated(mutant, Path(folder) / "power_agent")
+        tests = [f"tests/test_{name}.py" for name in mutant.tests.split()]
+        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": folder}
+        with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+            try:
+                said, _ = process.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                return True, "it hung"
+        lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return process.returncode == 1, lines[0][:140] if lines else said.strip().splitlines()[-1][:140]
+
+
+def main(words: list[str]) -> int:
+    """Break them one by one; the exit code says whether at least 95 in 100 were noticed."""
+    wanted = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    if words == ["--list"]:
+        print("\n".join(mutant.name for mutant in MUTANTS))
+        return 0
+    alive = 0
+    for mutant in wanted:
+        begun = time.monotonic()
+        seen, how = noticed(mutant)
+        alive += not seen
+        print(f"{'noticed' if seen else 'ALIVE  '}  {mutant.name:45} {time.monotonic() - begun:5.0f} s  {how}", flush=True)
+    print(f"{len(wanted) - alive} of {len(wanted)} were noticed")
+    return int(alive * 20 > len(wanted))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
