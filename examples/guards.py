@@ -4,14 +4,13 @@ import asyncio
 import sys
 import tempfile
 
-from power_agent import Call, ScriptedModel, StatefulAgentLoop, Text, tool
+from power_agent import Call, ScriptedModel, StatefulAgentLoop, Text
 from power_agent.guards import Ending, Incoming, guard
 from power_agent.policy import Change, Refuse, Wanted
 
 PATH = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
 
 
-@tool
 async def delete(path: str) -> str:
     return f"{path} is gone"
 
@@ -34,8 +33,8 @@ def finished(ending: Ending) -> Refuse | None:
 async def main() -> None:
     model = ScriptedModel([[Call("delete", {"path": "/etc/passwd"})], "Done.", "Done, and the tests pass."])
     async with StatefulAgentLoop(model, tools=[delete], guards=[mask, protect, finished], store=PATH) as loop:
-        print((await loop.send("My card is 4711. Clean up.", "s")).text)
-        print([(kept.event.guard, kept.event.verdict) for kept in await loop.history("s", kinds=["guard.decided"])])
+        result = await loop.send("My card is 4711. Clean up.", "s")
+        print(result.text, [(kept.event.guard, kept.event.verdict) for kept in await loop.history("s", kinds=["guard.decided"])])
 
 
 asyncio.run(main())
