@@ -15,6 +15,8 @@ CODES = {
     "key_needs_session": "KeyNeedsSession",
     "key_conflict": "KeyConflict",
     "event_too_large": "EventTooLarge",
+    "import_refused": "ImportRefused",
+    "export_redacted": "ExportRedacted",
     "session": "SessionError",
     "session_not_found": "SessionNotFound",
     "session_exists": "SessionExists",
