@@ -98,8 +98,10 @@ def test_what_arrives_is_what_left(history: list[e.Envelope], from_file: bool):
                 return
             source = io.BytesIO(b"".join(lines)) if from_file else lines
             assert await let_in(two, source) == (session, row.head + 1, "new")
-            after = placeless(await two.read(session))
+            after, there = placeless(await two.read(session)), await two.find(session)
             assert after[:-1] == before
+            assert there is not None
+            assert (there.deadline, there.epoch, there.owner) == (0, row.epoch, row.owner)  # given up, so that the next owner need not wait
             assert await as_rendered(one, session, row.head) == await as_rendered(two, session, row.head)
             said = e.decode(after[-1].kind, after[-1].body or "")
             assert said == e.SessionImported(tip=row.tip.hex())
@@ -466,6 +468,7 @@ ATTACKS: dict[str, tuple[type[PowerAgentError], Callable[[Lines], Lines]]] = {
         at(9, lambda line: json.dumps({**{k: v for k, v in json.loads(line).items() if k != "body"}, "digest": "0" * 64}).encode() + b"\n"),
     ),
     "the blob missing": (ImportRefused, lambda lines: [*lines[:2], *lines[5:]]),
+    "the blob missing, trailer made to fit": (ImportRefused, lambda lines: [*lines[:2], *lines[5:-1], changed(lines[-1], blobs=1)]),
     "a piece of the blob missing": (ImportRefused, lambda lines: [*lines[:3], *lines[4:]]),
     "a piece of the blob twice": (ImportRefused, lambda lines: [*lines[:4], *lines[3:]]),
     "another content of the blob": (ImportRefused, at(3, lambda _: b'{"piece":"aGVsbG8="}\n')),

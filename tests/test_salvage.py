@@ -135,6 +135,31 @@ async def test_a_damaged_header(sound: Sound, tmp_path: Path):
     assert judge(sound, report, kept) == sum(len(records) for name, records in sound.records.items() if name != "gone")
 
 
+async def test_a_page_of_zeros_costs_what_stood_on_it(sound: Sound, tmp_path: Path):
+    """A page in the middle of the events is gone: the rows of its neighbours are still read, one by one."""
+    data = sound.path.read_bytes()
+    page = data.index(b"5.3 5.3 5.3") // 4096
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "damaged.db"
+    path.write_bytes(data[: page * 4096] + bytes(4096) + data[(page + 1) * 4096 :])
+    report, kept = await saved(path, tmp_path / "new.db")
+    judge(sound, report, kept)
+    assert 0 < report.unreadable < 30
+    assert "more-5" in {one.session for one in report.sessions if one.why}
+    assert not {"more-1", "more-9", "story"} & {one.session for one in report.sessions if one.why}
+
+
+async def test_a_damaged_guard(sound: Sound, tmp_path: Path):
+    """A trigger that cannot be read keeps nobody from reading the events."""
+    data = sound.path.read_bytes()
+    assert b"CREATE TRIGGER event_kept" in data
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "damaged.db"
+    path.write_bytes(data.replace(b"CREATE TRIGGER event_kept", b"CREATE TRIGGEX event_kept"))
+    report, kept = await saved(path, tmp_path / "new.db")
+    assert judge(sound, report, kept) == sum(len(records) for name, records in sound.records.items() if name != "gone")
+
+
 async def test_truncated_files(sound: Sound, tmp_path: Path):
     """Cut anywhere: a beginning of every session that is still there, or a typed refusal; the longer the file, the more."""
     data, chance = sound.path.read_bytes(), random.Random(6)
