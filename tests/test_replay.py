@@ -142,11 +142,12 @@ async def test_what_came_in_meanwhile_comes_in_again(tmp_path: Path):
         state = await sink.open(config, "s")
         call = Call("look", {"place": "x"}, id="t1r1c1")
         state = await sink.record(state, [e.InputReceived(parts=(Text("go"), Attachment("image/png", url="https://example.org/a.png")))])
-        state = await sink.record(state, [e.TurnStarted(turn=1, inputs=(2,)), e.ModelAsked(turn=1, round=1, model="scripted:model")])
+        early = e.InputReceived(parts=(Text("slowly"),), mode="steer")
+        state = await sink.record(state, [e.TurnStarted(turn=1, inputs=(2,)), early, e.ModelAsked(turn=1, round=1, model="scripted:model", inputs=(4,))])
         state = await sink.record(state, [e.InputReceived(parts=(Text("left!"),), mode="steer"), e.ModelAnswered(round=1, parts=(call,), finish="calls")])
         state = await sink.record(state, [e.CallStarted(call=call.id), e.CallSucceeded(call=call.id, output="seen")])
-        state = await sink.record(state, [e.ModelAsked(turn=1, round=2, model="scripted:model", inputs=(5,)), e.ModelAnswered(round=2, parts=(Text("left it is"),))])
-        state = await sink.record(state, [e.TurnEnded(turn=1), e.InputReceived(parts=(Text("again"),)), e.TurnStarted(turn=2, inputs=(12,))])
+        state = await sink.record(state, [e.ModelAsked(turn=1, round=2, model="scripted:model", inputs=(6,)), e.ModelAnswered(round=2, parts=(Text("left it is"),))])
+        state = await sink.record(state, [e.TurnEnded(turn=1), e.InputReceived(parts=(Text("again"),)), e.TurnStarted(turn=2, inputs=(13,))])
         state = await sink.record(
             state, [e.ModelAsked(turn=2, round=1, model="scripted:model"), e.CancelAsked(reason="enough"), e.TurnEnded(turn=2, status="cancelled", reason="enough")]
         )
