@@ -8,7 +8,7 @@ from power_agent import Call, ScriptedModel, StatefulAgentLoop, Text
 from power_agent.guards import Ending, Incoming, guard
 from power_agent.policy import Change, Refuse, Wanted
 
-PATH = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
+PATH = (sys.argv[1:] or [f"{tempfile.mkdtemp()}/agent.db"])[0]
 
 
 async def delete(path: str) -> str:
@@ -20,8 +20,7 @@ def mask(incoming: Incoming) -> Change:
     return Change(to=[Text(part.text.replace("4711", "****")) for part in incoming.parts], reason="no card numbers")
 
 
-@guard("call")
-def protect(wanted: Wanted) -> Refuse | None:
+def protect(wanted: Wanted) -> Refuse | None:  # without a word it guards calls
     return Refuse("it is protected") if wanted.arguments["path"].startswith("/etc") else None
 
 
@@ -31,8 +30,8 @@ def finished(ending: Ending) -> Refuse | None:
 
 
 async def main() -> None:
-    model = ScriptedModel([[Call("delete", {"path": "/etc/passwd"})], "Done.", "Done, and the tests pass."])
-    async with StatefulAgentLoop(model, tools=[delete], guards=[mask, protect, finished], store=PATH) as loop:
+    script = [[Call("delete", {"path": "/etc/passwd"})], "Done.", "Done, and the tests pass."]
+    async with StatefulAgentLoop(ScriptedModel(script), tools=[delete], guards=[mask, protect, finished], store=PATH) as loop:
         result = await loop.send("My card is 4711. Clean up.", "s")
         print(result.text, [(kept.event.guard, kept.event.verdict) for kept in await loop.history("s", kinds=["guard.decided"])])
 

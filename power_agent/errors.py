@@ -5,7 +5,9 @@
     │   ├─ InvalidSessionId
     │   ├─ KeyNeedsSession
     │   ├─ KeyConflict  InputRefused
-    │   └─ EventTooLarge
+    │   ├─ EventTooLarge
+    │   └─ ImportRefused        it is no whole and genuine export
+    │       └─ ExportRedacted
     ├─ SessionError             the session is not in a state that allows this
     │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
     │   ├─ SessionClosed  SessionErased  NothingToResume  HasForks
@@ -118,6 +120,20 @@ class EventTooLarge(InvalidInput):
     default_hint = "Pass large content as an attachment, or raise Limits.max_event_bytes."
     bytes: int
     limit: int
+
+
+class ImportRefused(InvalidInput):
+    """What was to be imported is not a whole and genuine export. Nothing was written."""
+
+    code = "import_refused"
+    default_hint = "Export the session again; a changed or cut export cannot be mended."
+
+
+class ExportRedacted(ImportRefused):
+    """A redacted export shows what happened without what was said; there is nothing to go on with."""
+
+    code = "export_redacted"
+    default_hint = "Import the full export of the session."
 
 
 # -- the session is not in a state that allows this --------------------------------------------------------------------

@@ -40,6 +40,12 @@ MAX_JSON_DIGITS = 4_300
 """Digits of one integer in JSON from outside, the interpreter's own bound; more would stall the parser."""
 MAX_BLOB_BYTES = 536_870_912
 """One blob. SQLite itself refuses from 1 GB; half of that keeps a copy in memory bearable."""
+MAX_EXPORT_LINE_BYTES = 134_217_728
+"""One line of an export: several times the largest fact in its escaped form, and still bearable in memory."""
+EXPORT_PIECE_BYTES = 393_216
+"""How much of a blob stands in one line of an export."""
+MAX_LINEAGE = 1_000
+"""Ancestors of one fork that an import follows."""
 MAX_HISTORY_EVENTS = 1_000
 """Events in one answer of `history`; an iterator gives all."""
 

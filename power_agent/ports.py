@@ -6,7 +6,7 @@ facts are what it is asked to keep.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
@@ -58,6 +58,13 @@ class SessionRow(NamedTuple):
     base: int = 0
 
 
+class Tip(NamedTuple):
+    """A place in a session and the hash of the event there, in hex: kept elsewhere, it vouches for everything before it."""
+
+    seq: int
+    hash: str
+
+
 class Place(NamedTuple):
     """The seq and hash behind which a forked session begins; `holder` keeps the event at that seq."""
 
@@ -82,6 +89,33 @@ class Append(Word):
     hold_until: int | None = None
     blobs: Mapping[str, bytes] | None = None
     branch: Place | None = None
+
+
+class Blob(NamedTuple):
+    """Large content and its name, the SHA-256 of it."""
+
+    digest: str
+    content: bytes
+
+
+@word(kw_only=True)
+class Adoption(Word):
+    """Events that come from another store as they are: same bytes, same hashes, same epochs.
+
+    They go on behind `head`, whose hash is `tip`: nothing (0) or the place of a fork (`branch`) for a session that is not here
+    yet, else the last event that is. `arrivals` is read in the database thread, inside the transaction. `holder` is an owner who
+    need not be waited for. `facts` are new ones that the store adds at the last epoch.
+    """
+
+    session: str
+    head: int
+    tip: bytes
+    salt: bytes
+    arrivals: Callable[[], Iterable[Record | Blob]]
+    known: bool = False
+    branch: Place | None = None
+    holder: str | None = None
+    facts: Sequence[Fact] = ()
 
 
 class Kept(NamedTuple):
@@ -112,6 +146,13 @@ class Store(Protocol):
 
     async def append(self, request: Append) -> Kept:
         """Keep facts, all or none; durable when this returns."""
+        ...
+
+    async def adopt(self, adoptions: Sequence[Adoption], now: int) -> None:
+        """Keep events of another store, all of them or none; every hash is computed anew. The sessions are given up afterwards.
+
+        Raises as `append` does, and `ImportRefused` when what arrives is not what the hashes say.
+        """
         ...
 
     async def read(self, session: str, *, after: int = 0, upto: int | None = None, limit: int | None = None, kinds: Collection[str] | None = None) -> list[Record]:

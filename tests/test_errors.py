@@ -16,6 +16,8 @@ CODES = {
     "key_conflict": "KeyConflict",
     "input_refused": "InputRefused",
     "event_too_large": "EventTooLarge",
+    "import_refused": "ImportRefused",
+    "export_redacted": "ExportRedacted",
     "session": "SessionError",
     "session_not_found": "SessionNotFound",
     "session_exists": "SessionExists",

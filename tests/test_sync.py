@@ -52,7 +52,7 @@ def test_every_verb_is_there():
     verbs = {name for name, value in vars(StatefulAgentLoop).items() if not name.startswith("_") and callable(value)}
     here = {name for name in vars(SyncLoop) if not name.startswith("_")}
     assert verbs - here == {"aclose", "stop_on", "listen", "look_on"}
-    for name in verbs & here:
+    for name in verbs & here - {"export"}:  # which iterates, and writes to a file here
         assert inspect.signature(getattr(SyncLoop, name)) == inspect.signature(getattr(StatefulAgentLoop, name)), name
         assert getattr(SyncLoop, name).__doc__ == getattr(StatefulAgentLoop, name).__doc__
 
@@ -72,7 +72,7 @@ def test_a_store_that_cannot_be_opened(tmp_path):
     before = threading.active_count()
     with pytest.raises(StoreNotFound):
         make(["x"], store=tmp_path / "no" / "agent.db").sync.send("x", "s")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 async def test_beside_a_running_event_loop():

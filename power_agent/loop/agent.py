@@ -19,6 +19,7 @@ from power_agent.chance import SystemChance
 from power_agent.cleaning import check_id
 from power_agent.clock import SystemClock
 from power_agent.context import render
+from power_agent.difference import Difference, difference
 from power_agent.drive import Drive
 from power_agent.errors import (
     HeadMoved,
@@ -39,13 +40,16 @@ from power_agent.loop.upkeep import Upkeep
 from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
+from power_agent.moving import Export, Imported, Source, export, import_
 from power_agent.policy import Policy, allow_all
-from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tool
+from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tip, Tool
+from power_agent.replay import Replay, replay
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
+from power_agent.store.verify import check_tip
 from power_agent.tools import Toolbox
 
 if TYPE_CHECKING:
@@ -312,13 +316,50 @@ class StatefulAgentLoop:
         """Return the folded state, now or at any seq."""
         return await self._sink.load(_checked(session_id), at=at)
 
+    async def diff(self, session_id: str, other_id: str | None = None, *, before: int | None = None, after: int | None = None) -> Difference:
+        """Compare a session at two seqs (None: now), or with another session: a fork of it, say."""
+        return difference(await self.state(session_id, at=before), await self.state(other_id or session_id, at=after))
+
+    async def replay(self, session_id: str) -> Replay:
+        """Play recorded answers and results against this loop's configuration and code; reports what would first go another way.
+
+        No model is asked, no tool is run, nothing is written.
+        """
+        return await replay(self._store, _checked(session_id), model=self._model.name, tools=self._tools, executor=self._executor, guards=self._guards, config=self._config)
+
     async def sessions(self, *, after: str = "", limit: int = 1_000) -> list[SessionRow]:
         """List sessions by id."""
         return await self._store.sessions(after=after, limit=limit)
 
-    def verify(self, session_id: str | None = None) -> AsyncIterator[str]:
-        """Recompute every hash and every move; yields a sentence for each thing that is wrong."""
-        return self._store.verify(session_id)
+    async def verify(self, session_id: str | None = None, *, tip: Tip | None = None) -> AsyncIterator[str]:
+        """Recompute every hash and every move; yields a sentence for each thing that is wrong.
+
+        The chain proves order and bytes against a `tip` of the session that was kept elsewhere (`export` tells it). Alone it cannot
+        show an end that was cut off, or a file written anew by somebody who knows how.
+        """
+        if tip is not None and session_id is None:
+            raise InvalidInput("A tip was passed without a session id.")
+        async for wrong in self._store.verify(session_id):
+            yield wrong
+        if tip is not None and session_id is not None and (wrong_tip := await check_tip(self._store, session_id, tip)):
+            yield wrong_tip
+
+    async def export(self, session_id: str, *, redacted: bool = False) -> Export:
+        """Return a session as it stands now: iterate over its lines, or write them `.to(path)`; `.tip` is worth keeping elsewhere.
+
+        Redacted, it shows what happened without what was said, and cannot be imported.
+        """
+        return await export(self._store, _checked(session_id), redacted=redacted)
+
+    async def import_(self, source: Source, *, origin: str | None = None, by: str | None = None) -> Imported:
+        """Let an exported session in, after every byte of it was checked. Approvals given elsewhere are void; nothing runs by itself."""
+
+        def is_free(owner: str) -> bool:
+            return process.proven_dead(owner) or (owner == self._sink.owner and self._desk.idle)
+
+        done = await import_(self._store, self._clock, source, is_free=is_free, origin=origin, by=by)
+        self._desk.live.pop(done.session, None)
+        return done
 
     async def blob(self, session_id: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """Read (a part of) an output or attachment that was too large for the log."""

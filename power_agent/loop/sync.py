@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from power_agent.errors import InvalidInput, StoreClosed
 from power_agent.loop.agent import StatefulAgentLoop
+from power_agent.ports import Tip
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -150,9 +152,22 @@ class SyncLoop:
     state = _blocking(StatefulAgentLoop.state)
     sessions = _blocking(StatefulAgentLoop.sessions)
     blob = _blocking(StatefulAgentLoop.blob)
+    diff = _blocking(StatefulAgentLoop.diff)
+    replay = _blocking(StatefulAgentLoop.replay)
+    import_ = _blocking(StatefulAgentLoop.import_)
     stream = _iterating(StatefulAgentLoop.stream)
     watch = _iterating(StatefulAgentLoop.watch)
     verify = _iterating(StatefulAgentLoop.verify)
+
+    def export(self, session_id: str, path: str | os.PathLike[str], *, redacted: bool = False) -> Tip:
+        """Write a session as it stands now to a file; returns the tip, which is worth keeping elsewhere."""
+
+        async def written(loop: StatefulAgentLoop) -> Tip:
+            found = await loop.export(session_id, redacted=redacted)
+            await found.to(path)
+            return found.tip
+
+        return self.run(written)
 
 
 async def _told(work: Awaitable[R], over: threading.Event) -> R:

@@ -143,6 +143,11 @@ class Desk:
         """Return the work on a session, if there is one here."""
         return self._works.get(name)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is worked on here."""
+        return not self._works
+
     def begin(self, name: str, job: Job, key: str | None = None, *, detached: bool = False) -> Work:
         """Reserve a session and do a job on it in a task of its own."""
         work = self._reserve(name, key)

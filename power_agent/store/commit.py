@@ -7,7 +7,7 @@ commit do not notice. Everything is checked here against the row that is locked,
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from power_agent.chain import UNSALTED, digest_of, link
 from power_agent.events import EVENTS
 from power_agent.failpoints import passing
 from power_agent.limits import MAX_BLOB_BYTES
-from power_agent.ports import Append, Fact, Kept
+from power_agent.ports import Append, Fact, Kept, Place
 from power_agent.store.file import Log, of_sqlite
 from power_agent.store.migrate import current
 
@@ -108,9 +108,9 @@ def _keep_typed(db: Log, request: Append) -> Kept:
 
 def _keep(db: Log, request: Append) -> Kept:
     try:
-        row = _born(db, request) if request.facts[0].kind == "session.opened" else _checked(db, request)
+        row = born(db, request.session, request.branch) if request.facts[0].kind == "session.opened" else _checked(db, request)
         if request.blobs:
-            _keep_blobs(db, row.id, request.blobs)
+            keep_blobs(db, row.id, request.blobs)
     except sqlite3.IntegrityError as error:  # a rule of the table, no fault of the disk
         raise errors.IllegalMove(f"The store refused {request.session!r}: {error}.", session=request.session, kind=request.facts[0].kind, place="") from None
     epoch = request.epoch if request.epoch is not None else row.epoch
@@ -155,8 +155,8 @@ def _checked(db: Log, request: Append) -> Row:
     return row
 
 
-def _born(db: Log, request: Append) -> Row:
-    name, branch = request.session, request.branch
+def born(db: Log, name: str, branch: Place | None) -> Row:
+    """Make the row of a new session, at the beginning or at a place of its parent."""
     if find_row(db, name) is not None:
         raise errors.SessionExists(f"There is a session {name!r} already.", session=name)
     parent, base, tip = None, 0, b""
@@ -185,8 +185,9 @@ def _refused(db: Log, request: Append, row: Row, fact: Fact, why: str) -> errors
     return errors.IllegalMove(f"The log of {name!r} refused {fact.kind}: {why}.", session=name, kind=fact.kind, place="")
 
 
-def _keep_blobs(db: Log, session: int, blobs: object) -> None:
-    for digest, content in blobs.items():  # type: ignore[attr-defined]
+def keep_blobs(db: Log, session: int, blobs: Mapping[str, bytes]) -> None:
+    """Keep blobs of a session under the names that their content gives them."""
+    for digest, content in blobs.items():
         try:
             raw = bytes.fromhex(digest)
         except ValueError:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,9 @@ import aiosqlite
 from power_agent import errors
 from power_agent.clock import SystemClock
 from power_agent.limits import COMMITS_PER_CHECKPOINT, LEASE_SECONDS, LOCK_SECONDS, READ_CHUNK_EVENTS
-from power_agent.ports import Append, Clock, Durability, Kept, Record, SessionRow
+from power_agent.ports import Adoption, Append, Clock, Durability, Kept, Record, SessionRow
 from power_agent.store import reading
+from power_agent.store.adopt import adopt
 from power_agent.store.backup import backup
 from power_agent.store.commit import Answer, commit
 from power_agent.store.file import Log, checkpoint, open_log, prepare, translated
@@ -111,6 +112,15 @@ class _Writer:
             raise kept.with_traceback(None)
         return kept
 
+    async def adopt(self, adoptions: Sequence[Adoption], now: int) -> None:
+        """Take over events of another store, in a transaction of their own."""
+        self._refuse_after_failure()
+        try:
+            await self.run(adopt, adoptions, now)
+        except errors.StoreError as error:
+            self._remember_failure([error])
+            raise
+
     def _flushed(self, task: asyncio.Task[None]) -> None:
         if task is self._flushing:
             self._abandon()
@@ -146,7 +156,7 @@ class _Writer:
             self.tail.notice()
             await self._maybe_checkpoint()
 
-    def _remember_failure(self, answers: list[Answer]) -> None:
+    def _remember_failure(self, answers: Sequence[Answer]) -> None:
         """After an error of the disk nobody knows what is on it: write nothing more."""
         self.failed = self.failed or next((one for one in answers if isinstance(one, errors.StoreFailed | errors.StoreDamaged)), None)
 
@@ -168,6 +178,15 @@ def _forked_off() -> None:
 
 
 os.register_at_fork(after_in_child=_forked_off)
+
+
+def open_here(path: str | os.PathLike[str]) -> bool:
+    """Say whether this process has that file open as a store: nothing else may open it then."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return (found.st_dev, found.st_ino) in {key[2:] for key in _Writer.open} | _Writer.inherited
 
 
 class SQLiteStore:
@@ -250,6 +269,10 @@ class SQLiteStore:
         if request.hold_until == 0:
             writer.leases.let_go(request.session, kept.epoch)
         return kept
+
+    async def adopt(self, adoptions: Sequence[Adoption], now: int) -> None:
+        """Keep events of another store as they are, all of them or none."""
+        await self._opened().adopt(adoptions, now)
 
     async def scrub(self) -> None:
         """Leave nothing of what was erased in the write-ahead log; `StoreBusy` when somebody still reads old pages."""

@@ -15,7 +15,7 @@ from power_agent.chain import UNSALTED, digest_of, link, secret_of
 from power_agent.errors import PowerAgentError
 from power_agent.events import CODES, Envelope, SessionOpened, decode
 from power_agent.messages import Attachment
-from power_agent.ports import Record, SessionRow, Store
+from power_agent.ports import Record, SessionRow, Store, Tip
 from power_agent.state import SessionState, evolve
 from power_agent.store.file import Log
 from power_agent.store.migrate import migrate
@@ -63,7 +63,7 @@ async def check_chain(store: Store, session: str) -> AsyncIterator[str]:
     if row is None:
         yield f"There is no session {session!r}."
         return
-    reader = _Reader()
+    reader = ChainReader()
     records: list[Record] = []
     while not reader.state.seq or len(records) == CHUNK:
         records = await store.read(session, after=reader.state.seq, limit=CHUNK)
@@ -79,6 +79,18 @@ async def check_chain(store: Store, session: str) -> AsyncIterator[str]:
             yield f"Session {session!r} {wrong}"
 
 
+async def check_tip(store: Store, session: str, tip: Tip) -> str | None:
+    """Compare a session with a tip that was kept elsewhere; return what is wrong. What `check_chain` finds whole up to here is then
+    what it was when the tip was noted.
+    """
+    found = await store.read(session, after=tip.seq - 1, upto=tip.seq) if tip.seq > 0 else []
+    if not found:
+        return f"Session {session!r} has no event {tip.seq}, which was there when its tip was noted."
+    if found[0].hash.hex() != tip.hash.lower():
+        return f"Session {session!r}, event {tip.seq}: it is not the one whose hash was noted."
+    return None
+
+
 def _row_against(row: SessionRow, state: SessionState, tip: bytes) -> Iterator[str]:
     if (state.seq, tip) != (row.head, row.tip):
         yield f"ends with event {state.seq}, but its row says {row.head}, or has another hash."
@@ -89,13 +101,13 @@ def _row_against(row: SessionRow, state: SessionState, tip: bytes) -> Iterator[s
 
 
 async def _missing_blob(store: Store, session: str, record: Record) -> str | None:
-    for digest in _named(record):
+    for digest in blobs_of(record):
         if await store.blob(session, digest, length=0) is None:
             return f"the blob {digest} is missing."
     return None
 
 
-def _named(record: Record) -> list[str]:
+def blobs_of(record: Record) -> list[str]:
     """Return the blobs that an event refers to."""
     event = decode(record.kind, record.body) if record.body is not None else None
     said = (*(getattr(event, "parts", None) or ()), *getattr(event, "context", ()))
@@ -103,7 +115,7 @@ def _named(record: Record) -> list[str]:
     return [part.blob for part in said if isinstance(part, Attachment) and part.blob] + ([cut.blob] if cut else [])
 
 
-class _Reader:
+class ChainReader:
     """Walks one session from its first event, with what is needed to judge the next."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from unittest import SkipTest
 from power_agent import errors
 from power_agent import events as e
 from power_agent.messages import Call, Text
-from power_agent.ports import Append, Fact, Kept, Place, Record, Store
+from power_agent.ports import Adoption, Append, Blob, Fact, Kept, Place, Record, Store
 
 NOW = 1_700_000_000_000
 LATER = NOW + 30_000
@@ -579,6 +579,79 @@ class StoreContract:
             await self._family(store)
             for session in ("grand", "parent", "child"):
                 chained(await store.read(session))
+            assert await wrongs(store) == []
+
+    # -- adopting ------------------------------------------------------------------------------------------------------
+
+    async def _moved(self, tmp_path: Path) -> list[Record | Blob]:
+        """Return a session of another store: nine events, a change of owner, a blob."""
+        (tmp_path / "there").mkdir()
+        async with self.make(tmp_path / "there") as store:
+            await store.append(opening("alice", blobs=named(b"large")))
+            await store.append(adding("alice", 1, said("one", key="k"), *turn_with_a_call(2), e.CallSucceeded(call="t1r1c1"), hold_until=0))
+            await store.append(taking("alice", 7, epoch=2, why="released"))
+            await store.append(adding("alice", 8, note("on"), epoch=2))
+            records = await store.read("alice")
+            return [records[0], Blob(sha256(b"large").hexdigest(), b"large"), *records[1:]]
+
+    async def test_events_of_another_store_are_adopted(self, tmp_path: Path) -> None:
+        """Same bytes, hashes, epochs, keys and blobs; new facts stand behind them; nobody holds the session; it goes on."""
+        arrived = await self._moved(tmp_path)
+        async with self.make(tmp_path) as store:
+            await store.append(opening("bystander"))
+            await store.adopt([Adoption(session="alice", head=0, tip=b"", salt=salt_of("alice"), arrivals=lambda: arrived, facts=[fact(note("arrived"))])], NOW)
+            records = await store.read("alice")
+            chained(records)
+            assert [record._replace(position=0) for record in records[:-1]] == [one._replace(position=0) for one in arrived if isinstance(one, Record)]
+            assert [record.position for record in records] == list(range(2, 12))
+            row = await store.find("alice")
+            assert row is not None
+            assert (row.head, row.tip, row.epoch, row.owner, row.deadline) == (10, records[-1].hash, 2, "owner-2", 0)
+            assert (await store.find_key("alice", "k"), await store.blob("alice", sha256(b"large").hexdigest())) == (2, b"large")
+            assert await wrongs(store) == []
+            assert (await store.append(taking("alice", 10, epoch=3, why="released", previous="owner-2"))).epoch == 3
+
+    async def test_what_does_not_fit_is_not_adopted(self, tmp_path: Path) -> None:
+        """One wrong byte, a gap, another order, a body that is gone: nothing of any session of the request is kept."""
+        arrived = await self._moved(tmp_path)
+        records = [one for one in arrived if isinstance(one, Record)]
+        broken: dict[str, list[Record | Blob]] = {
+            "a time": [*records[:4], records[4]._replace(at=1), *records[5:]],
+            "a body": [*records[:8], records[8]._replace(body='{"text":"off","why":"test"}')],
+            "a gap": [*records[:4], *records[5:]],
+            "an order": [*records[:4], records[5], records[4], *records[6:]],
+            "an erased body": [*records[:8], records[8]._replace(body=None)],
+            "another session": [*records[:8], records[8]._replace(session="bob")],
+        }
+        async with self.make(tmp_path) as store:
+            await store.append(opening("bystander"))
+            before = (await store.sessions(), await store.read_all())
+            fine = Adoption(session="alice", head=0, tip=b"", salt=salt_of("alice"), arrivals=lambda: records[:2])
+            for arrivals in broken.values():
+                bad = Adoption(session="alice", head=2, tip=records[1].hash, salt=salt_of("alice"), known=True, arrivals=lambda arrivals=arrivals: arrivals[2:])  # type: ignore[misc]
+                with refused(errors.ImportRefused):
+                    await store.adopt([fine, bad], NOW)
+                assert (await store.sessions(), await store.read_all()) == before
+            with refused(errors.SessionExists):
+                await store.adopt([fine, fine], NOW)
+            assert (await store.sessions(), await store.read_all()) == before
+
+    async def test_an_adoption_goes_on_behind_what_is_there(self, tmp_path: Path) -> None:
+        """Only behind the very head it was made for, and not while somebody living holds the session."""
+        records = [one for one in await self._moved(tmp_path) if isinstance(one, Record)]
+        more = Adoption(session="alice", head=2, tip=records[1].hash, salt=salt_of("alice"), known=True, arrivals=lambda: records[2:])
+        async with self.make(tmp_path) as store:
+            with refused(errors.SessionNotFound):
+                await store.adopt([more], NOW)
+            await store.adopt([Adoption(session="alice", head=0, tip=b"", salt=salt_of("alice"), arrivals=lambda: records[:2])], NOW)
+            assert await store.renew("alice", 1, LATER)
+            with refused(errors.SessionBusy):
+                await store.adopt([more], NOW)
+            await store.release("alice", 1)
+            await store.adopt([more], NOW)
+            assert len(await store.read("alice")) == 9
+            with refused(errors.HeadMoved):
+                await store.adopt([more], NOW)
             assert await wrongs(store) == []
 
     async def test_a_fork_leaves_its_parent_alone(self, tmp_path: Path) -> None:
