@@ -104,6 +104,11 @@ class StatefulAgentLoop:
         self._working: dict[str, _Work] = {}
         self._closing = False
 
+    @property
+    def store(self) -> Store:
+        """Where its log is kept."""
+        return self._store
+
     async def __aenter__(self) -> Self:
         if self._opens_store:
             await self._store.__aenter__()
