@@ -5,7 +5,10 @@
     │   ├─ InvalidSessionId
     │   ├─ KeyNeedsSession
     │   ├─ KeyConflict
-    │   └─ EventTooLarge
+    │   ├─ EventTooLarge
+    │   ├─ UsageError           the command line was not understood
+    │   ├─ ConfigError          a setting is unknown, or has a value it cannot have
+    │   └─ AgentNotFound        the code that makes the agent is not there, or does not make one
     ├─ SessionError             the session is not in a state that allows this
     │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
     │   ├─ SessionClosed  SessionErased  NothingToResume  HasForks
@@ -111,6 +114,24 @@ class EventTooLarge(InvalidInput):
     default_hint = "Pass large content as an attachment, or raise Limits.max_event_bytes."
     bytes: int
     limit: int
+
+
+class UsageError(InvalidInput):
+    """The command line was not understood. Nothing was done."""
+
+    code = "usage"
+
+
+class ConfigError(InvalidInput):
+    """A setting is unknown, is missing, or has a value it cannot have."""
+
+    code = "config"
+
+
+class AgentNotFound(InvalidInput):
+    """The code that makes the agent is not there, cannot be loaded, or makes something else."""
+
+    code = "agent_not_found"
 
 
 # -- the session is not in a state that allows this --------------------------------------------------------------------
