@@ -70,7 +70,7 @@ def _check_store(spec: str, made: StatefulAgentLoop, settings: Settings) -> None
 async def _made(spec: str, maker: Any, settings: Settings) -> StatefulAgentLoop:
     """Call what makes the agent, sync or async; it may ask for the store that the command chose."""
     if not callable(maker):
-        raise AgentNotFound(f"{spec} is a {type(maker).__name__}, not an agent.", hint="Name a StatefulAgentLoop, or a function that returns one.", agent=spec)
+        raise AgentNotFound(f"{spec} is of the type {type(maker).__name__}, not an agent.", hint="Name a StatefulAgentLoop, or a function that returns one.", agent=spec)
     try:
         wants_store = "store" in inspect.signature(maker).parameters
         made = maker(store=settings.store) if wants_store else maker()
@@ -81,7 +81,7 @@ async def _made(spec: str, maker: Any, settings: Settings) -> StatefulAgentLoop:
     except Exception as error:
         raise _broken(spec, error, "could not make the agent") from error
     if not isinstance(made, StatefulAgentLoop):
-        raise AgentNotFound(f"{spec} returned a {type(made).__name__}, not an agent.", hint="It has to return a StatefulAgentLoop.", agent=spec)
+        raise AgentNotFound(f"{spec} returned something of the type {type(made).__name__}, not an agent.", hint="It has to return a StatefulAgentLoop.", agent=spec)
     return made
 
 

@@ -140,7 +140,7 @@ def _assigned(text: str) -> tuple[str, Any]:
 
 
 def _parsed(text: str, kind: str) -> Any:
-    if kind == "texts":
+    if kind == "texts" and not text.startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     if kind == "text":
         return text

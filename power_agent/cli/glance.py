@@ -144,8 +144,9 @@ def _at_rest(db: Log, name: str) -> Standing:
     ended = db.execute("SELECT body FROM log WHERE session = ? AND kind = 'turn.ended' ORDER BY seq DESC LIMIT 1", (name,)).fetchone()
     told = json.loads(ended[0] or "{}") if ended else {}
     if told.get("status") in {"limit", "failed"}:
-        reason = told.get("reason") or (told.get("failure") or {}).get("message") or "The last turn did not complete."
-        return told["status"], reason, (("resume", name),)
+        failure, reason = (told.get("failure") or {}).get("message"), told.get("reason")
+        why = failure or (f"It reached {reason}." if reason and told["status"] == "limit" else reason) or "The last turn did not complete."
+        return told["status"], why, (("resume", name),)
     return "idle", "", ()
 
 

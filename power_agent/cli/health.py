@@ -72,9 +72,9 @@ def doctor(*, store: options.Store = None, as_json: options.Json = False) -> int
         voice.data({"findings": [one._asdict() for one in found], "stuck": [listing(one) for one in stuck]})
     else:
         for one in found:
-            voice.line((f"{one.state:<5}", _STYLES[one.state]), f" {one.what:<11} ", one.told)
+            voice.line((f"{one.state:<5}", _STYLES[one.state]), f" {one.what:<11} ", one.told, whole=True)
             for command in one.commands:
-                voice.line(" " * 19, (command, "bold"))
+                voice.line(" " * 19, (command, "bold"), whole=True)
     bad = [one for one in found if one.state == "bad"]
     return (STORE if any(one.what in {"store", "durability", "filesystem"} for one in bad) else 1) if bad else DONE
 

@@ -76,15 +76,16 @@ class Voice:
         """Print a text of several lines."""
         self.write(safe(text, keep="\n\t"))
 
-    def line(self, *parts: Part) -> None:
-        """Print one line: coloured and cut to the width on a terminal, whole in a pipe."""
+    def line(self, *parts: Part, whole: bool = False) -> None:
+        """Print one line: coloured on a terminal and, unless all of it matters, cut to its width; whole in a pipe."""
         if not fancy(sys.stdout):
             self.write("".join(safe(part if isinstance(part, str) else part[0]) for part in parts).rstrip())
             return
         self.status("")
         console, text = _console(sys.stdout), _styled(parts)
         text.rstrip()
-        text.truncate(console.width, overflow="ellipsis")
+        if not whole:
+            text.truncate(console.width, overflow="ellipsis")
         console.print(text, soft_wrap=True)
 
     def table(self, rows: Sequence[Sequence[Part]]) -> None:
@@ -120,7 +121,11 @@ class Voice:
     def commands(self, label: str, commands: Iterable[str], *, are_data: bool = False) -> None:
         """Tell commands to type, one below the other."""
         for number, command in enumerate(commands):
-            (self.line if are_data else self.note)(f"  {label if not number else '':<6}", (command, "bold"))
+            parts = (f"  {label if not number else '':<6}", (command, "bold"))
+            if are_data:
+                self.line(*parts, whole=True)
+            else:
+                self.note(*parts)
 
     def command(self, *words: str) -> str:
         """Spell a command that works as it is typed, with the store that this one was told to use."""

@@ -175,7 +175,7 @@ def show(result: TurnResult, flags: dict[str, str | None], *, cancelled: bool = 
         voice.text(result.text)
     name = result.session_id
     calls = f", {len(result.calls)} call{'s' if len(result.calls) != 1 else ''}" if result.calls else ""
-    why = result.reason or (result.failure.message if result.failure else "")
+    why = (result.failure.message if result.failure else "") or result.reason or ""
     if not voice.quiet:
         style = {"completed": "green", "waiting": "bold yellow"}.get(result.status, "red")
         voice.note((result.status, style), f": session {name}, turn {result.turn}{calls}, {used(result.usage)}" + (f". {why}" if why else ""))
