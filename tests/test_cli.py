@@ -327,7 +327,8 @@ def test_cancelled_turn_offers_no_retry(run):
     run("cancel", "doubted")
     assert run("pending", "doubted", "--json").data["pending"][0]["decisions"] == ["result", "abort"]
     assert "retry" not in run("pending", "doubted").err
-    assert "retry" not in run("sessions", "--json").data["sessions"][0]["commands"]
+    listed = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}
+    assert listed["doubted"]["commands"] == ["power-agent settle doubted t1r1c1 result VALUE", "power-agent settle doubted t1r1c1 abort"]
 
 
 def test_close_needs_a_finished_turn(run):
@@ -379,6 +380,15 @@ def test_history_filters(line, kinds, run):
     """By kind and family, by tool, by time, by text."""
     told = run("history", "done", *line.split(), "--json")
     assert {event["kind"] for event in told.data["events"]} == kinds
+
+
+def test_history_of_one_tool(run):
+    """--tool tells the calls of one tool from those of another."""
+    for text in ("pay 5", "wait 0"):
+        assert run("send", "two", text, "--new", "--agent", "agent:make").code == 0
+    calls = {tool: {event["event"].get("call") for event in run("history", "two", "--kind", "call", "--tool", tool, "--json").data["events"]} for tool in ("pay", "wait", "none")}
+    assert calls == {"pay": {"t1r1c1"}, "wait": {"t2r1c1"}, "none": set()}
+    assert "Did you mean wait?" in run("history", "two", "--tool", "wiat").err
 
 
 def test_history_goes_on_where_it_stopped(run):

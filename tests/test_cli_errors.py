@@ -148,11 +148,15 @@ def test_debug_behind_a_dash_is_a_message(run):
     assert told.out == "You said: --debug\n"
 
 
-def test_no_agent_at_all(run):
-    """Sending needs an agent; how to name one is said."""
+def test_no_agent_at_all(run, here):
+    """Sending needs an agent; how to name one is said, and what looks like one in the folder's files, which are read and not run."""
     told = run("send", "done", "hello")
     assert told.code == 2
-    assert "--agent module:name" in told.err
+    assert "power-agent send SESSION MESSAGE --agent MODULE:NAME" in told.err
+    (here / "bot.py").write_text("raise SystemExit\nhelper = StatefulAgentLoop(None)\n", encoding="utf-8")
+    assert "--agent bot:helper" in run("send", "done", "hello").err
+    assert "Did you mean bot:helper?" in run("send", "done", "hello", "--agent", "bot").err
+    assert "Did you mean bot:helper?" in run("send", "done", "hello", "--agent", "bot.py").err
 
 
 # -- what nobody foresaw -----------------------------------------------------------------------------------------------

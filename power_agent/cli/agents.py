@@ -6,9 +6,11 @@ refuses to be asked.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -23,6 +25,8 @@ from power_agent.loop import StatefulAgentLoop
 from power_agent.ports import Glimpse, ModelReply, ModelRequest
 
 OURS = "python:"
+_MAKES = re.compile(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*StatefulAgentLoop\(|^(?:async )?def (\w+)\(.*\)\s*->\s*[\"']?StatefulAgentLoop", re.MULTILINE)
+_FILES, _CHARACTERS = 50, 100_000
 _DESCRIBING = ("model", "system", "tools", "policy")
 
 
@@ -90,7 +94,8 @@ def _described(settings: Settings) -> StatefulAgentLoop:
     model = settings.get("model")
     if model is None:
         hint = "Name the code that makes it (--agent module:name), or describe it in power-agent.toml (at least `model`)."
-        raise AgentNotFound("No agent is named and none is described.", hint=hint, agent="")
+        near = likely(Path.cwd()) or ["MODULE:NAME"]
+        raise AgentNotFound("No agent is named and none is described.", hint=hint, agent="", commands=[("send", "SESSION", "MESSAGE", "--agent", one) for one in near[:2]])
     folders = {key: found.folder for key in ("model", "tools", "policy") if (found := settings.find(key))}
     tools: list[Any] = []
     for spec in settings.get("tools") or ():
@@ -126,7 +131,8 @@ def load(spec: str, folder: Path) -> Any:
     """Return what `module:name` (or `file.py:name`) names, seen from a folder."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
-        raise AgentNotFound(f"{spec!r} names no code.", hint="Write module:name or path/to/file.py:name.", agent=spec)
+        meant = [one for one in likely(folder) if one.split(":")[0] in {spec, spec.removesuffix(".py"), spec.removesuffix(":")}]
+        raise AgentNotFound(f"{spec!r} names no code.", hint=f"Did you mean {meant[0]}?" if meant else "Write module:name or path/to/file.py:name.", agent=spec)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     found: Any = _module(spec, place, folder)
@@ -135,6 +141,15 @@ def load(spec: str, folder: Path) -> Any:
             near = close(step, [known for known in vars(found) if not known.startswith("_")]) if hasattr(found, "__dict__") else None
             raise AgentNotFound(f"{place} has no {name!r}.", hint=f"Did you mean {place}:{near}?" if near else "Check the name behind the colon.", agent=spec)
         found = getattr(found, step)
+    return found
+
+
+def likely(folder: Path) -> list[str]:
+    """Return what in a folder's own files looks like an agent; the files are read, not run."""
+    found = []
+    for path in sorted(folder.glob("*.py"))[:_FILES]:
+        with contextlib.suppress(OSError):
+            found += [f"{path.stem}:{name}" for pair in _MAKES.findall(path.read_text(encoding="utf-8", errors="replace")[:_CHARACTERS]) for name in pair if name]
     return found
 
 

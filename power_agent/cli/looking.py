@@ -128,7 +128,9 @@ def history(  # noqa: PLR0913  each filter is an option
     for kept in shown:
         voice.line(*row(kept, tools))
     if not shown:
-        voice.note("No event fits." if kind or tool or since or until or text else "Nothing is behind that event.")
+        near = closest(tool, set(tools.values())) if tool is not None and tool not in tools.values() else None
+        filtered = kind or tool or since or until or text
+        voice.note(f"No call of {tool} is there. Did you mean {near}?" if near else "No event fits." if filtered else "Nothing is behind that event.")
     if more:
         voice.note(f"There are more. Go on with --after {shown[-1].seq}, or show more with --limit.")
     return DONE

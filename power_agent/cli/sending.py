@@ -33,11 +33,11 @@ New = Annotated[bool, typer.Option("--new", help="Begin the session if there is 
 
 def send(  # noqa: PLR0913  what a person may say at once
     session: options.Session,
-    words: Annotated[list[str], typer.Argument(metavar="MESSAGE...", help="What to say; - reads it from standard input.", show_default=False)],
+    words: Annotated[list[str], typer.Argument(metavar="MESSAGE", help="What to say; - reads it from standard input.", show_default=False)],
     *,
     key: Key = None,
     new: New = False,
-    by: options.By = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who says it; kept in the log.", show_default=False)] = None,
     agent: options.Agent = None,
     model: options.Model = None,
     system: options.System = None,
@@ -185,3 +185,5 @@ def show(result: TurnResult, flags: dict[str, str | None], *, cancelled: bool = 
             voice.commands("try:", [again("resume", name, flags)])
     elif result.status in {"limit", "failed"}:
         voice.commands("try:", [again("resume", name, flags), voice.command("history", name)])
+    elif voice.options and not voice.quiet and not voice.as_json:  # the log is not where the other verbs look
+        voice.commands("look:", [voice.command("history", name)])
