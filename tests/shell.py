@@ -44,6 +44,8 @@ def script(request):
         return "Done."
     if text.startswith("pay"):
         return [Call("pay", {"to": "Ada", "euros": int(text.split()[1])})]
+    if text == "print":
+        print("printed by the agent")
     if text.startswith("wait"):
         return [Call("wait", {"seconds": float(text.split()[1])})]
     return f"You said: {text}"
@@ -181,6 +183,8 @@ async def _live(path: Path) -> None:
         await loop.send("pay 5", "done", by="ada")
         await loop.send("hello", "closed")
         await loop.close_session("closed", reason="over")
+        await loop.send("hello", "erased")
+        await loop._sink.erase(await loop._sink.claim("erased"), "asked to", "ada")
         await loop.send("fail", "failed")
         await loop.send("forever", "limited")
         await loop.send(f"hello {BAD}", "dirty")

@@ -246,6 +246,23 @@ def test_standard_input_only_for_a_dash(here):
     assert (told.code, told.out) == (2, "")
 
 
+def test_what_the_agent_prints_is_not_the_answer(run):
+    """stdout is data: what tools and models print goes to stderr."""
+    told = run("send", "done", "print", "--agent", "agent:make", "--json")
+    assert told.data["result"]["text"] == "You said: print"
+    assert "printed by the agent" in told.err
+
+
+@pytest.mark.parametrize(
+    "line", ["history erased", "history erased --timeline", "show erased", "show erased --event 1", "show erased --messages", "stats erased", "verify erased", "tail erased"]
+)
+def test_an_erased_session_can_be_looked_at(line, run):
+    """Its contents are gone; that it was there, and that the chain holds, is still seen."""
+    told = run(*line.split())
+    assert told.code == 0, told.err
+    assert run("send", "erased", "hello", "--agent", "agent:make").code == 1
+
+
 def test_same_key_runs_once(run):
     """A key makes a message repeatable; other words under it are refused."""
     first = run("send", "done", "pay 5", "--key", "k", "--agent", "agent:make", "--json")
@@ -355,7 +372,8 @@ def test_sessions_and_where_each_stands(run):
     found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}
     standings = {name: one["standing"] for name, one in found.items()}
     assert standings == {
-        "done": "idle", "closed": "closed", "failed": "failed", "limited": "limit", "dirty": "idle", "waiting": "waiting", "doubted": "doubted", "crashed": "interrupted",
+        "done": "idle", "closed": "closed", "erased": "erased", "failed": "failed", "limited": "limit", "dirty": "idle",
+        "waiting": "waiting", "doubted": "doubted", "crashed": "interrupted",
     }  # fmt: skip
     assert found["crashed"]["commands"] == ["power-agent resume crashed", "power-agent abort crashed"]
     assert {one["session"] for one in run("sessions", "--stuck", "--json").data["sessions"]} == {"failed", "limited", "waiting", "doubted", "crashed"}

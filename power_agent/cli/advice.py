@@ -10,7 +10,7 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from power_agent.cli.saying import voice
+from power_agent.cli.saying import safe, voice
 from power_agent.errors import PowerAgentError
 
 DONE, FAILED, USAGE, NOT_THERE, DAMAGED, PERSON, LIMIT, BUSY, STORE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 130
@@ -110,5 +110,5 @@ def complain(error: PowerAgentError) -> int:
     if voice.debug:
         import traceback  # noqa: PLC0415  rarely asked for
 
-        print("".join(traceback.format_exception(error)), file=sys.stderr)
+        print(safe("".join(traceback.format_exception(error)), keep="\n"), file=sys.stderr)
     return code

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from power_agent.cli.saying import voice
+from power_agent.cli.saying import safe, voice
 
 _NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
 _SHAPES = re.compile(
@@ -62,7 +62,7 @@ def report(error: BaseException, words: Sequence[str]) -> int:
         voice.note(f"  A report without secrets is in {path}")
     voice.commands("try:", [voice.command("doctor")])
     if voice.debug:
-        print(trace, file=sys.stderr)
+        print(safe(trace, keep="\n"), file=sys.stderr)
     return 1
 
 

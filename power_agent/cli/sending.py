@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -105,7 +106,8 @@ def _turn(settings: Settings, whom: Callable[[str], str], act: Callable[[Statefu
             return result, result.status == "waiting" and (await loop.state(name)).cancel is not None
 
     try:
-        result, cancelled = run(work(), saying="Interrupting … (Ctrl-C once more to leave at once)")
+        with contextlib.redirect_stdout(sys.stderr):  # what the agent's own code prints is not the answer
+            result, cancelled = run(work(), saying="Interrupting … (Ctrl-C once more to leave at once)")
     except KeyboardInterrupt:
         return interrupted(where.get("path"), where.get("session"), flags)
     show(result, flags, cancelled=cancelled)
