@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -24,6 +25,7 @@ async def stubborn() -> str:
 def hard(store):
     return StatefulAgentLoop(ScriptedModel([[Call('stubborn')]]), tools=[stubborn], store=store)
 """
+STARTED = "import sys; from power_agent.cli import main; print('started', flush=True); sys.exit(main())"
 SEQUENCE = re.compile(r"\x1b\[[0-9;]*[mK]")
 
 
@@ -122,18 +124,18 @@ def test_ctrl_c_while_following(here):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_interrupted_at_random_moments(number, seed, here):
     """Whenever it comes, from the first import to the last line: 130 (or done), and the session is resumable and verifies."""
     moment = random.Random(seed).uniform(0.05, 1.2)
-    command = [*COMMAND, "send", "fresh", "wait 0.3", "--new", "--key", "k", "--agent", "agent:make", "--json"]
-    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+    words = ["send", "fresh", "wait 0.3", "--new", "--key", "k", "--agent", "agent:make"]
+    with subprocess.Popen([sys.executable, "-c", STARTED, *words], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
         time.sleep(moment)
         process.send_signal(number)
         out, error = process.communicate(timeout=60)
-    code = process.returncode
-    assert code in {130, 0} or (code == -number and not out), (code, error)
-    assert b"Warning" not in error
+    assert (process.returncode, out) in {(130, b""), (0, b"Done.\n")}, error
     assert piped("verify", cwd=here).code == 0
     again = piped("send", "fresh", "wait 0.3", "--new", "--key", "k", "--agent", "agent:make", "--json", cwd=here)
     if again.code == 5:  # interrupted after the input was kept

@@ -5,19 +5,26 @@ Whatever happens, a command ends with one of the exit codes of `advice.py` and n
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code. Without arguments this is the whole process, and its signals are ours."""
+    alone = arguments is None
+    if alone:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end, by whatever name
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr, flush=True)
+        if alone:
+            os._exit(130)  # an interrupt inside an exec(), which every dataclass has, would make the interpreter end otherwise
         code = 130
-    if arguments is None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was done is done: a late Ctrl-C must not change how it ended
+    if alone:  # what was done is done: a late signal must not change how it ended
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     return code
 
 

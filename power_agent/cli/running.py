@@ -25,7 +25,11 @@ class Interrupted(KeyboardInterrupt):
 
 def run(work: Coroutine[Any, Any, T], *, saying: str = "") -> T:
     """Run work to its end, or raise `Interrupted` once it has been put down; `saying` is told while that goes on."""
-    return asyncio.run(_watched(work, saying))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return asyncio.run(_watched(work, saying))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _watched(work: Coroutine[Any, Any, T], saying: str) -> T:
