@@ -477,7 +477,10 @@ def test_backup_is_whole_and_never_replaces(run):
     """The copy verifies; a second one of that name is refused."""
     assert run("backup", "copy.db").code == 0
     assert run("verify", "--store", "copy.db").code == 0
-    assert run("backup", "copy.db").code == 8
+    told = run("backup", "copy.db")
+    assert told.code == 2
+    assert "is there already" in told.err
+    assert "mkdir -p no" in run("backup", "no/copy.db").err
 
 
 # -- doctor ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from power_agent.cli.config import KINDS, Settings, variable
@@ -205,6 +207,21 @@ def test_agent_with_a_store_of_its_own(run, here):
     assert told.code == 2
     assert "keeps its log in" in told.err
     assert not (here / "other.db").exists()
+
+
+def test_project_store_and_agent_store_must_agree(run, project, here, monkeypatch):
+    """The file says one place, the agent's code (run from another folder) another: refused, else the other verbs would see nothing."""
+    with (here / "agent.py").open("a", encoding="utf-8") as file:
+        file.write("\nown = make('power-agent.db')\n")
+    project('agent = "agent:own"\nstore = "power-agent.db"')
+    assert run("send", "done", "hello").code == 0
+    (here / "below").mkdir()
+    monkeypatch.chdir(here / "below")
+    sys.modules.pop("agent")
+    told = run("send", "done", "hello")
+    assert told.code == 2
+    assert "let the agent be a function with a parameter `store`" in told.err
+    assert not (here / "below" / "power-agent.db").exists()
 
 
 def test_looking_imports_no_agent(run, project, here):

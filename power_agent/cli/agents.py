@@ -63,9 +63,9 @@ async def find_agent(settings: Settings) -> StatefulAgentLoop:
 
 
 def _check_store(spec: str, made: StatefulAgentLoop, settings: Settings) -> None:
-    """Refuse to keep the log elsewhere than where a flag or the environment says."""
+    """Refuse to keep the log elsewhere than where the other verbs were told to look."""
     stated, path = settings.find("store"), str(getattr(made.store, "path", "a store of its own"))
-    if stated is None or not stated.origin.startswith(("flag", "environment")) or path in {settings.store, str(Path(settings.store).resolve())}:
+    if stated is None or stated.origin.startswith(("default", "user file")) or path in {settings.store, str(Path(settings.store).resolve())}:
         return
     hint = "Leave it out, or let the agent be a function with a parameter `store`."
     raise ConfigError(f"The agent {spec} keeps its log in {path}, but {stated.origin} says {stated.value}.", hint=hint, key="store")

@@ -120,6 +120,10 @@ def backup(
     path = store_of(store)
     with looking(path):
         pass
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no directory {target.parent}.", hint=f"Create it: mkdir -p {target.parent}", commands=[("backup", target.name)])
+    if target.exists():
+        raise UsageError(f"{target} is there already.", hint="Name a new file; a copy never replaces anything.", commands=[("backup", "TARGET")])
 
     async def work() -> None:
         async with SQLiteStore(path) as opened:
