@@ -6,8 +6,11 @@
     │   ├─ KeyNeedsSession
     │   ├─ KeyConflict  InputRefused
     │   ├─ EventTooLarge
-    │   └─ ImportRefused        it is no whole and genuine export
-    │       └─ ExportRedacted
+    │   ├─ ImportRefused        it is no whole and genuine export
+    │   │   └─ ExportRedacted
+    │   ├─ UsageError           the command line was not understood
+    │   ├─ ConfigError          a setting is unknown, or has a value it cannot have
+    │   └─ AgentNotFound        the code that makes the agent is not there, or does not make one
     ├─ SessionError             the session is not in a state that allows this
     │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
     │   ├─ SessionClosed  SessionErased  NothingToResume  HasForks
@@ -134,6 +137,24 @@ class ExportRedacted(ImportRefused):
 
     code = "export_redacted"
     default_hint = "Import the full export of the session."
+
+
+class UsageError(InvalidInput):
+    """The command line was not understood. Nothing was done."""
+
+    code = "usage"
+
+
+class ConfigError(InvalidInput):
+    """A setting is unknown, is missing, or has a value it cannot have."""
+
+    code = "config"
+
+
+class AgentNotFound(InvalidInput):
+    """The code that makes the agent is not there, cannot be loaded, or makes something else."""
+
+    code = "agent_not_found"
 
 
 # -- the session is not in a state that allows this --------------------------------------------------------------------

@@ -35,6 +35,10 @@ class Hooks:
 
         return end
 
+    def remove(self, listener: Listener) -> None:
+        """Stop telling somebody, whatever they asked for."""
+        self._listeners = tuple(one for one in self._listeners if one[0] != listener)
+
     def show(self, onlooker: Onlooker) -> Callable[[], None]:
         """Let somebody see glimpses from now on; returns what ends it."""
         self._onlookers = (*self._onlookers, onlooker)

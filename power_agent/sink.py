@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from power_agent import events as e
 from power_agent.chain import secret_of
 from power_agent.cleaning import Clean, Cleaner, check_id, clean
-from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionNotFound
+from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionExists, SessionNotFound
 from power_agent.events import Envelope, Event
 from power_agent.hooks import Hooks
 from power_agent.limits import MAX_LIVE_STATES, SNAPSHOT_EVENTS
@@ -86,6 +86,8 @@ class Sink:
         await self._branched(e.Parent(relation="fork", session=parent, seq=seq), _session_id(session), None, None, release=True)
 
     async def _branched(self, parent: e.Parent, name: str, config: e.Config | None, metadata: Mapping[str, object] | None, *, release: bool) -> None:
+        if name == parent.session:
+            raise SessionExists(f"Session {name!r} cannot be a fork of itself.", session=name)
         place = await self._store.read(parent.session, after=parent.seq - 1, upto=parent.seq)
         if not place:
             raise InvalidInput(f"Session {parent.session!r} has no event {parent.seq} to begin a fork at.")

@@ -354,9 +354,7 @@ class LogMachine(RuleBasedStateMachine):
         holder = line[seq - 1].session
         if self.rows[holder].erased or self.rows[parent].erased:
             return
-        expected = errors.IllegalMove if name == holder else errors.SessionExists if name in self.rows else None
-        if name == parent != holder:
-            expected = errors.SessionExists
+        expected = errors.SessionExists if name in self.rows else None
         state = self.tried(self.sinks[who].open(session=name, parent=origin), expected)
         if state is not None:
             self._born(name, who, state, holder, seq)

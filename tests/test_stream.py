@@ -116,7 +116,7 @@ async def test_leaving_detaches(tmp_path):
                 break
         release.set()
         async with asyncio.timeout(10):
-            while (await loop.state("s")).last is None:
+            while (await loop.state("s")).last is None or not loop._desk.idle:
                 await asyncio.sleep(0.01)
         assert (await loop.resume("s")).status == "completed"
         release.clear()

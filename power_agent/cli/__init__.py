@@ -1,39 +1,55 @@
-"""The command line. So far it has two verbs: `demo` and `bench`."""
+"""The command line. `app.py` has the verbs on one page; each family has a room.
+
+Whatever happens, a command ends with one of the exit codes of `advice.py` and never with a traceback, unless `--debug` asks for one.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-
-USAGE = """usage: power-agent VERB
-
-  demo   kill a process in the middle of a tool call, open its log from another one, and see that nothing is lost
-  bench [--json]
-         measure the log on this directory's disk, beside raw SQLite in the same run
-
-  -h, --help     show this
-  --version      show the version"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    match words:
-        case ["demo"]:
-            from power_agent.cli.demo import demo  # noqa: PLC0415  --help needs no database
+    """Run one command; returns the exit code. Without arguments this is the whole process, and its signals are ours."""
+    alone = arguments is None
+    if alone:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end, by whatever name
+    try:
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr, flush=True)
+        if alone:
+            os._exit(130)  # an interrupt inside an exec(), which every dataclass has, would make the interpreter end otherwise
+        code = 130
+    if alone:  # what was done is done: a late signal must not change how it ended
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    return code
 
-            return demo()
-        case ["bench"] | ["bench", "--json"]:
-            from power_agent.cli.bench import bench  # noqa: PLC0415  the same
 
-            return bench(as_json="--json" in words)
-        case ["--version"]:
-            from power_agent import __version__  # noqa: PLC0415  the same
+def _run(words: list[str]) -> int:
+    from power_agent.cli import app, saying  # noqa: PLC0415  inside, so that a Ctrl-C while importing is one too
+    from power_agent.errors import PowerAgentError  # noqa: PLC0415  the same
 
-            print(__version__)
-            return 0
-        case [] | ["-h"] | ["--help"]:
-            print(USAGE)
-            return 0
-        case _:
-            print(f"error[usage]: power-agent does not know {' '.join(words)!r}.\n\n{USAGE}", file=sys.stderr)
-            return 2
+    saying.voice.__init__()  # type: ignore[misc]  # one command, one voice
+    app.forgiving()
+    words = _without_debug(words, saying.voice)
+    try:
+        return app.typed(words)
+    except PowerAgentError as error:
+        from power_agent.cli.advice import complain  # noqa: PLC0415  only on the way out
+
+        return complain(error)
+    except Exception as error:  # noqa: BLE001  the last resort
+        from power_agent.cli.crash import report  # noqa: PLC0415  the same
+
+        return report(error, words)
+
+
+def _without_debug(words: list[str], voice: object) -> list[str]:
+    """Take `--debug` out, wherever it stands in front of a `--`: whoever asks again adds it at the end."""
+    end = words.index("--") if "--" in words else len(words)
+    if "--debug" in words[:end]:
+        voice.debug = True  # type: ignore[attr-defined]
+    return [word for word in words[:end] if word != "--debug"] + words[end:]

@@ -23,6 +23,7 @@ import aiosqlite
 from power_agent import SQLiteStore, Text, Usage, process
 from power_agent import events as e
 from power_agent.chance import SystemChance
+from power_agent.cli import options
 from power_agent.clock import SystemClock
 from power_agent.messages import Call
 from power_agent.ports import Durability
@@ -259,12 +260,12 @@ async def measure(commits: int = 300, events: int = 8_000, rounds: int = 5) -> l
     return figures + importing(rounds)
 
 
-def bench(*, as_json: bool = False) -> int:
-    """Measure and print one table; always 0: a machine's mood is no failure."""
+def bench(*, as_json: options.Json = False) -> int:
+    """Measure what the log costs on this directory's disk, beside raw SQLite in the same run. Always 0: a machine's mood is no failure."""
     print("measuring in this directory; this takes about half a minute …", file=sys.stderr)
     figures = asyncio.run(measure())
     if as_json:
-        print(json.dumps({"version": 1, "figures": [{**asdict(figure), "ratio": figure.ratio} for figure in figures]}))
+        print(json.dumps({"v": 1, "figures": [{**asdict(figure), "ratio": figure.ratio} for figure in figures]}))
         return 0
     print(f"{'figure':<34}{'ours':>12}{'raw':>12}{'ratio':>8}  {'promise':<28}")
     for figure in figures:

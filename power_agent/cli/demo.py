@@ -7,6 +7,8 @@ folder, the process dies by SIGKILL, another one opens the log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from power_agent import Answer, Call, Result, ScriptedModel, SessionPending, StatefulAgentLoop, ToolContext, tool
+from power_agent.cli import options
 from power_agent.context import outcome_for_model
 from power_agent.events import CallStarted, InputReceived, ModelAnswered
 from power_agent.messages import Text
@@ -81,8 +84,18 @@ def first_life(folder: str) -> None:
     asyncio.run(live())
 
 
-def demo() -> int:
-    """Tell the story; returns 0 when everything held."""
+def demo(*, as_json: options.Json = False) -> int:
+    """Kill an agent in the middle of a call, open its log from another process, and see that nothing is lost or done twice."""
+    if not as_json:
+        return told()[0]
+    with contextlib.redirect_stdout(sys.stderr):
+        code, folder = told()
+    print(json.dumps({"v": 1, "held": code == 0, "folder": folder}))
+    return code
+
+
+def told() -> tuple[int, str]:
+    """Tell the story; returns 0 when everything held, and the folder where everything is."""
     folder = tempfile.mkdtemp(prefix="power-agent-demo-")
     (Path(folder) / "orders.txt").write_text("Ada, 10 euros, unpaid\n", encoding="utf-8")
     print("1. An agent is asked: Pay the open orders and write a report.")
@@ -90,7 +103,7 @@ def demo() -> int:
     killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, DIE: "1"}, check=False).returncode  # noqa: S603  ourselves
     if killed != -signal.SIGKILL:
         print(f"error[demo]: the first process should have been killed, but ended with status {killed}.", file=sys.stderr)
-        return 1
+        return 1, folder
     print("   Its process is killed (SIGKILL) inside send_money: the bank has booked, the agent never heard of it.\n")
     held = asyncio.run(_second_life(folder))
     here = os.path.relpath(Path(sys.executable).parent)
@@ -99,7 +112,7 @@ Everything stays in {folder}. Three commands to try next:
    {here}/python examples/approval.py          a call that waits for a person, across restarts
    {here}/python examples/crash_and_resume.py  kill your own agent in ten lines
    {here}/power-agent bench                    what the log costs on your disk""")
-    return 0 if held else 1
+    return (0 if held else 1), folder
 
 
 async def _second_life(folder: str) -> bool:

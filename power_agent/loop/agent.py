@@ -102,6 +102,11 @@ class StatefulAgentLoop:
         self._intake = Intake(self._desk, self._sink, self._store, self._clock, self._config, self._guards, self._new_drive)
 
     @property
+    def store(self) -> Store:
+        """Where its log is kept."""
+        return self._store
+
+    @property
     def sync(self) -> SyncLoop:
         """The same verbs for synchronous callers: `with StatefulAgentLoop(…).sync as agent: agent.send(…)`."""
         from power_agent.loop.sync import SyncLoop  # noqa: PLC0415  it is made of this class

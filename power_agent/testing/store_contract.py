@@ -87,7 +87,7 @@ def fact(event: e.Event, at: int = NOW) -> Fact:
 def opening(session: str, *, owner: str = "owner-1", hold_until: int | None = LATER, branch: Place | None = None, blobs: dict[str, bytes] | None = None) -> Append:
     """Ask for a session, or for a fork of another one."""
     parent = None if branch is None else e.Parent(relation="fork", session=branch.holder, seq=branch.seq)
-    event = e.SessionOpened(nonce=nonce_of(session), owner=owner, parent=parent)
+    event = e.SessionOpened(nonce=nonce_of(session), owner=owner, parent=parent, metadata={"blobs": ", ".join(blobs)} if blobs else {})
     head = 0 if branch is None else branch.seq
     return Append(session=session, head=head, facts=[fact(event)], salt=salt_of(session), epoch=1, hold_until=hold_until, branch=branch, blobs=blobs)
 
@@ -683,7 +683,7 @@ class StoreContract:
             assert await wrongs(store) == []
 
     async def test_blobs_of_ancestors_are_readable(self, tmp_path: Path) -> None:
-        """A fork reads the blobs of its ancestors; an ancestor does not read those of its forks, nor a stranger any."""
+        """A fork reads the blobs that the events it shares name; an ancestor does not read those of its forks, nor a stranger any."""
         async with self.make(tmp_path) as store:
             await self._family(store)
             await store.append(opening("stranger"))
@@ -693,6 +693,10 @@ class StoreContract:
                 for name, digest in of.items():
                     expected = f"of {name}".encode() if name in names else None
                     assert await store.blob(session, digest, start=0, length=100) == expected, f"{session} reads the blob of {name}"
+            late = named(b"later than the fork")
+            await store.append(adding("grand", 5, note(next(iter(late))), blobs=late))
+            assert await store.blob("grand", next(iter(late))) == b"later than the fork"
+            assert await store.blob("parent", next(iter(late))) is None, "what an ancestor got later is none of its forks' business"
 
     async def test_a_fork_needs_a_place(self, tmp_path: Path) -> None:
         """There is no fork of what is not there, and none beyond the head."""
