@@ -5,7 +5,8 @@
     │   ├─ InvalidSessionId
     │   ├─ KeyNeedsSession
     │   ├─ KeyConflict
-    │   └─ EventTooLarge
+    │   ├─ EventTooLarge
+    │   └─ BadPolicy            a rule that could never do what it says
     ├─ SessionError             the session is not in a state that allows this
     │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
     │   ├─ SessionClosed  SessionErased  NothingToResume  HasForks
@@ -111,6 +112,13 @@ class EventTooLarge(InvalidInput):
     default_hint = "Pass large content as an attachment, or raise Limits.max_event_bytes."
     bytes: int
     limit: int
+
+
+class BadPolicy(InvalidInput):
+    """A policy names a tool, an argument, an action or a pattern that does not exist. It was not used."""
+
+    code = "bad_policy"
+    default_hint = "Mend the policy: a rule that cannot match protects nobody."
 
 
 # -- the session is not in a state that allows this --------------------------------------------------------------------

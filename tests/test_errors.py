@@ -15,6 +15,7 @@ CODES = {
     "key_needs_session": "KeyNeedsSession",
     "key_conflict": "KeyConflict",
     "event_too_large": "EventTooLarge",
+    "bad_policy": "BadPolicy",
     "session": "SessionError",
     "session_not_found": "SessionNotFound",
     "session_exists": "SessionExists",
