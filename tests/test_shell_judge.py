@@ -301,6 +301,81 @@ def _quoted(word: str, way: str) -> str:
     return re.sub(r"(.)", r"\\\1", word)
 
 
+BASES = [
+    "ls a | cat b; wc 'c d'",
+    'cat "a b" \\\n -l && ls x; ! wc y',
+    "if [ -f a ]; then ls b; else cat c; fi; sort d",
+    "for i in a b; do ls; done | wc; x=1 sort e",
+    "( ls; cat a ) | { wc; sort b; } 2>&1",
+    'ls $(cat a; wc "b c") x # y z',
+    'cat <(ls a) "$(wc b)" <<< "c d"',
+    "ls\ncat a\n# c\nwc b\n",
+    "time ls -l a && cat b || wc c",
+]
+PIECES = [
+    *"\n;|&()`'\"\\#<>$*!~=\t ",
+    "rm x",
+    "||",
+    "&&",
+    "$(",
+    "\\\n",
+    " #",
+    "<<<",
+    "<(",
+    "${x}",
+    "$x",
+    "x=",
+    "-l",
+    "2>&1",
+    "2",
+    "{ ",
+    "; }",
+    "fi",
+    "then ",
+    "$'",
+    "{a,b}",
+    "<<EOF\n",
+    "\nEOF\n",
+    "$((",
+    "))",
+    "[[",
+    "]]",
+    "case ",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_lines_are_read_as_bash_reads_them(seed, folder, tmp_path):
+    """Lines with pieces put in and cut out: where they still pass for harmless, bash runs what was said and nothing else, and `rm` never."""
+    for name in ("ls", "cat", "rm", "wc", "sort"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "\\001%s" "\x02{name}" "$@" >> "$LOG"\n')
+        (tmp_path / name).chmod(0o755)
+    chance, held = random.Random(seed), 0
+    for number in range(600):
+        line = chance.choice(BASES)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randint(0, len(line))
+            line = line[:at] + chance.choice(PIECES) + line[at + chance.randint(0, 2) :]
+        judged, log = JUDGE(line), tmp_path / f"log{number}"
+        if not judged.harmless:
+            continue
+        held += 1
+        subprocess.run(
+            ["/bin/bash", "--norc", "-c", line], cwd=folder, env={"PATH": str(tmp_path), "LOG": str(log)}, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+        )
+        told = log.read_text().lstrip("\x01").split("\x02")[1:] if log.exists() else []
+        said = said_to_run(line)
+        for one in told:
+            ran = one.rstrip("\x01").split("\x01")
+            assert ran[0] != "rm", line
+            assert any((None in words or len(words) == len(ran)) and all(word in {None, other} for word, other in zip(words, ran, strict=False)) for words in said), (
+                line,
+                ran,
+                said,
+            )
+    assert held > 20
+
+
 def test_what_is_allowed_starts_nothing_else(folder):
     """The everyday lines that can run here start no program that was not said, and write no file."""
     needs("strace", "apt-get install strace")

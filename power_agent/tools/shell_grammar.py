@@ -138,6 +138,8 @@ class _Walk:
                 return False
             if before is not None and gap == "" and {before.type, child.type} <= _WORDS | {"command_name", "variable_assignment"}:
                 return False
+            if before is not None and gap == "" and child.type.endswith("redirect") and self._raw(child)[:1] not in {"<", ">", "&"}:
+                return False  # to bash the digits belong to the word before them
             at, before = child.end_byte, child
         return at <= node.end_byte and not self._between(at, node.end_byte).strip(" \t\n")
 
@@ -236,6 +238,8 @@ class _Walk:
     def _redirect(self, node: Any, depth: int) -> Redirect:
         raw = self._raw(node)
         children = [child for child in node.children if child.type != "file_descriptor"]
+        if not all(re.fullmatch(r"[0-9]", self._raw(child)) for child in node.children if child.type == "file_descriptor"):
+            return Redirect(raw, node.type, None)  # to bash this is a word with a redirection behind it
         if node.type == "herestring_redirect" and len(children) == 2:  # noqa: PLR2004  <<< and its word
             return self._redirect_to(raw, "<<<", children[1], depth)
         if node.type == "file_redirect" and len(children) == 2 and self._gaps(node):  # noqa: PLR2004  the operator and its target

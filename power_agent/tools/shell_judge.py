@@ -7,10 +7,12 @@ happens between judging and running (a link that is moved) is the sandbox's busi
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 from pydantic import JsonValue
 
@@ -26,6 +28,8 @@ from power_agent.tools.shell_scripts import test_only_looks
 MAX_COMMAND_BYTES = 16_384
 MAX_PARTS = 200
 MAX_FOLDERS = 8
+MAX_MATCHES = 2_000
+"""Files that one pattern may stand for; of more nobody knows where they all lead."""
 INSTALL = "Install the parser: pip install 'power-agent[shell]'."
 HARMLESS_TARGETS = {"/dev/null"}
 _NO_ROOM = {"\n", "\t", " "}
@@ -48,9 +52,11 @@ def on_disk(root: str | os.PathLike[str]) -> Ground:
         inside = beneath(written, "" if written is not path else folder)
         if inside is None:
             return None
-        star = re.search(r"[*?\[]", inside)
-        there = os.path.realpath(os.path.join(top, inside[: star.start()].rpartition("/")[0] if star else inside))  # noqa: PTH118  pathlib would fold what the shell does not
-        return inside if f"{there}/".startswith(f"{top}/") else None
+        walked = os.path.join(top, folder if written is path else "", written)  # noqa: PTH118  pathlib would fold what the shell does not
+        there = [walked, os.path.join(top, inside)]  # noqa: PTH118  a shell may count ".." by names, a program counts by folders
+        if re.search(r"[*?\[]", written):
+            there += islice(glob.iglob(walked, include_hidden=True), MAX_MATCHES + 1)  # noqa: PTH207  the same reason
+        return inside if len(there) <= MAX_MATCHES and all(f"{os.path.realpath(one)}/".startswith(f"{top}/") for one in there) else None
 
     return found
 
@@ -197,7 +203,7 @@ class ShellJudge:
 
 
 def _assignment(name: str, value: Token, raw: str) -> Part:
-    own = re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.ASCII) is not None and not name.endswith("proxy") and name != "_"
+    own = re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.ASCII) is not None and not name.endswith(("proxy", "path")) and name != "_"
     plain = own or (name in ENVIRONMENT and value.known is not None and re.fullmatch(r"[\w.@:+-]*", value.known, re.ASCII) is not None)
     return Part(text=raw) if plain else Part(text=raw, reason="environment", why=f"{name} changes what programs do")
 

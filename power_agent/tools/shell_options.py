@@ -91,7 +91,7 @@ def at_path(token: Token, place: Place, *, strict: bool) -> None:
         return
     if token.open:
         raise Refused("dynamic", f"{token.raw} is known only when it runs", liftable=True)
-    if token.glob and strict and token.raw[0] in "*?[":
+    if token.glob and strict and (token.raw[0] in "*?[" or token.text[0] in "*?["):
         raise Refused("dynamic", f"{token.raw} may become an option", liftable=True)
     if not place.holds(token.text):
         raise Refused("outside", f"{token.raw} lies outside the root", liftable=True)
@@ -142,7 +142,7 @@ def _letters(name: str, text: str, flags: set[str], valued: set[str], given: set
 
 def _value(name: str, left: list[Token], option: str) -> None:
     """Take an option's value off; one that could become several words would move all others."""
-    if not left or left[0].split:
+    if not left or left[0].split or left[0].glob:
         raise Refused("dynamic", f"{name} -{option} has no value that is known", liftable=True)
     left.pop(0)
 
@@ -183,7 +183,7 @@ def _wrapper(why: str, valued: str = "", skip: int = 0, *, harmless: bool = Fals
 def _env(words: Sequence[Token], _: Place) -> Runs:
     at = 0
     while at < len(words) and (found := re.fullmatch(r"([A-Za-z_]\w*)=[\w.@:+-]*", words[at].known or "", re.ASCII)):
-        if found[1] not in ENVIRONMENT and not (found[1].islower() and not found[1].endswith("proxy")):
+        if found[1] not in ENVIRONMENT and not (found[1].islower() and not found[1].endswith(("proxy", "path"))):
             raise Refused("environment", f"{found[1]} changes what programs do", runs=words[at + 1 :])
         at += 1
     if at == len(words):
@@ -252,7 +252,7 @@ def _found(words: Sequence[Token]) -> list[Token]:
     return made
 
 
-def _git(words: Sequence[Token], place: Place) -> Runs:
+def _git(words: Sequence[Token], place: Place) -> Runs:  # noqa: C901  its cases are one list
     """The subcommand and its options; whatever stands before the subcommand moves git or sets it up."""
     left = list(words)
     while left and left[0].known in {"--no-pager", "-P"}:
@@ -264,6 +264,8 @@ def _git(words: Sequence[Token], place: Place) -> Runs:
     texts = _known(left)
     if not texts:
         raise Refused("unknown", "git without a subcommand")
+    if any("%G" in one or "signature" in one for one in texts):
+        raise Refused("runs", "git asks another program about signatures", liftable=True)
     if (tuple(texts[:2]) in GIT_PAIRS or tuple(texts) in GIT_PAIRS) and all(re.fullmatch(r"(?!-)[\w./@{}-]+|-\d+", one) for one in texts[2:]):
         return ()
     usage = GIT.get(texts[0])
@@ -320,7 +322,7 @@ def _awk(words: Sequence[Token], place: Place) -> Runs:
 
 
 def _printf(words: Sequence[Token], _: Place) -> Runs:
-    if not words or words[0].known is None or words[0].text.startswith("-"):
+    if not words or words[0].known is None or words[0].text.startswith("-") or re.search(r"%[^A-Za-z%]*[hlLjzt]*n", words[0].text):
         raise Refused("option", "printf may set a variable", liftable=True)
     return ()
 
@@ -340,7 +342,7 @@ def _read(words: Sequence[Token], _: Place) -> Runs:
     texts = _known(words)
     names = [one for one in texts if not one.startswith("-")]
     if any(one not in {"-r", "-a"} for one in texts if one.startswith("-")) or not all(
-        re.fullmatch(r"[a-z_][a-z0-9_]*", one, re.ASCII) and not one.endswith("proxy") for one in names
+        re.fullmatch(r"[a-z_][a-z0-9_]*", one, re.ASCII) and not one.endswith(("proxy", "path")) for one in names
     ):
         raise Refused("environment", "read may set what programs obey")
     return ()

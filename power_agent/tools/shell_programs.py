@@ -42,7 +42,7 @@ _DIFF_OPTIONS = (
 )
 _LOG_OPTIONS = (
     "oneline graph all decorate decorate= no-decorate pretty= format= pretty max-count= since= until= after= before= author= committer= grep= follow reverse merges no-merges first-parent "
-    "date= branches tags remotes abbrev-commit no-abbrev-commit topo-order date-order skip= simplify-by-decoration left-right cherry-pick show-signature= invert-grep regexp-ignore-case "
+    "date= branches tags remotes abbrev-commit no-abbrev-commit topo-order date-order skip= simplify-by-decoration left-right cherry-pick invert-grep regexp-ignore-case "
 )
 
 PROGRAMS: dict[str, Usage] = {

@@ -13,12 +13,16 @@ _AWK = re.compile(
     |(?P<regex>/[^/\\\n]*(?:\\[^\n][^/\\\n]*)*/)|(?P<operator>[=!<>+*-]=|&&|\|\||!~|[$,;(\[{}~!=+*<>%-])""",
     re.VERBOSE,
 )
+_BEFORE_REGEX = {"", "(", ",", "!", "~", "!~", "&&", "||", ";", "{", "}"}
+"""Behind these a slash begins an expression to every awk; elsewhere it may divide, and what follows would be read otherwise."""
 _TEST_OPERAND = r"""(?:[\w./:@%+,-]+|"\$\{?\w+\}?"|"[\w ./:@%+,-]*"|'[\w ./:@%+,-]*')"""
 _TEST = re.compile(rf"(?:! )?(?:-[bcdefghknprsuwxzLSO] {_TEST_OPERAND}|{_TEST_OPERAND} (?:=|==|!=|-eq|-ne|-lt|-le|-gt|-ge) {_TEST_OPERAND})")
 
 
 def sed_only_prints(script: str) -> bool:
     """Whether a sed script prints, deletes from its output, or replaces, and neither writes nor runs (no w, e, r)."""
+    if re.search(r"\[[^\]]*[/|#,@]", script):  # one sed ends its pattern there, another does not
+        return False
     rest = script
     while rest:
         found = _SED.match(rest)
@@ -30,17 +34,16 @@ def sed_only_prints(script: str) -> bool:
 
 def awk_only_prints(program: str) -> bool:
     """Whether an awk program only computes and prints: no call of the system, no pipe, no file, no division (it looks like a regex)."""
-    at, before, prints = 0, "operator", re.search(r"\bprintf?\b", program) is not None
+    at, before, prints = 0, "", re.search(r"\bprintf?\b", program) is not None
     while at < len(program):
         found = _AWK.match(program, at)
         if found is None:
             return False
-        kind = found.lastgroup
-        if kind == "regex" and before == "value":
+        if found.lastgroup == "regex" and before not in _BEFORE_REGEX:
             return False
-        if kind == "operator" and found[0] == ">" and prints:
+        if found[0] == ">" and prints:
             return False
-        before = kind or before
+        before = found[0] if found.lastgroup else before
         at = found.end()
     return bool(program.strip())
 
