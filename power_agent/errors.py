@@ -10,7 +10,8 @@
     │   │   └─ ExportRedacted
     │   ├─ UsageError           the command line was not understood
     │   ├─ ConfigError          a setting is unknown, or has a value it cannot have
-    │   └─ AgentNotFound        the code that makes the agent is not there, or does not make one
+    │   ├─ AgentNotFound        the code that makes the agent is not there, or does not make one
+    │   └─ BadPolicy            a rule that could never do what it says
     ├─ SessionError             the session is not in a state that allows this
     │   ├─ SessionNotFound  SessionExists  SessionBusy  SessionPending
     │   ├─ SessionClosed  SessionErased  NothingToResume  HasForks
@@ -155,6 +156,13 @@ class AgentNotFound(InvalidInput):
     """The code that makes the agent is not there, cannot be loaded, or makes something else."""
 
     code = "agent_not_found"
+
+
+class BadPolicy(InvalidInput):
+    """A policy names a tool, an argument, an action or a pattern that does not exist. It was not used."""
+
+    code = "bad_policy"
+    default_hint = "Mend the policy: a rule that cannot match protects nobody."
 
 
 # -- the session is not in a state that allows this --------------------------------------------------------------------

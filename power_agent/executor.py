@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic import JsonValue
 from pydantic_core import from_json, to_json, to_jsonable_python
 
 from power_agent import events as e
@@ -34,6 +35,7 @@ STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
 FOUND = "It was found started, and its outcome was not recorded."
 STOPPED = "It was stopped because the turn was cancelled."
 FROM_WITHIN = "It was cancelled from within, without an outcome."
+UNBOUND = Deny("The tool cannot tell what it would depend on.", "unbound")
 TOO_LONG = "It took longer than {seconds:g} s."
 LATE = "its own thread, after the time limit"
 
@@ -99,14 +101,15 @@ class Executor:
                 return e.CallFailed(call=made.id, attempt=1, failure=wrong)
         if tool is None:  # approved or doubted, and gone since
             return e.CallAborted(call=made.id, by="power_agent", reason=f"there is no tool {made.name} any more")
-        digest = digest_of(tool, made)
+        bound = bound_by(tool, made)
+        digest = digest_of(tool, made, bound)
         if tool.external and call.place == "requested":
             return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, external=True)
         if call.place in {"approved", "doubted"} and call.digest == digest:
             return self._start(state, call, tool, digest)
         if call.place == "doubted":
             return self._again(state, call, tool, digest)
-        verdict = self._verdict(wanted(state, call))
+        verdict = UNBOUND if bound is None else self._verdict(wanted(state, call, bound))
         if call.place == "approved":
             return self._ask_anew(call, tool, digest, verdict)
         if isinstance(verdict, Deny):
@@ -245,15 +248,28 @@ class Executor:
 # -- outcomes as facts -------------------------------------------------------------------------------------------------
 
 
-def wanted(state: SessionState, call: CallState) -> Wanted:
-    """Return a call as policies and guards see it."""
+def wanted(state: SessionState, call: CallState, bound: Mapping[str, JsonValue] | None = None) -> Wanted:
+    """Return a call as policies and guards see it; guards look before it is known what it is bound to."""
     made = call.call
-    return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments)
+    return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments, binds=bound or {})
 
 
-def digest_of(tool: Tool, made: Call) -> str:
-    """Return the digest of exactly what will run: the tool as it is described now, and the arguments."""
-    what = json.dumps([tool.spec.name, tool.spec.description, tool.spec.parameters, made.arguments], sort_keys=True, separators=(",", ":"))
+def bound_by(tool: Tool, made: Call) -> Mapping[str, JsonValue] | None:
+    """Return what a call depends on beside its arguments; None where the tool cannot tell."""
+    offered = getattr(tool, "binds", None)
+    if offered is None:
+        return {}
+    try:
+        told: dict[str, JsonValue] = json.loads(json.dumps(dict(offered(made.arguments)), allow_nan=False))
+    except Exception:  # noqa: BLE001  whatever it raises, nobody knows what would run
+        return None
+    return told
+
+
+def digest_of(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str:
+    """Return the digest of exactly what will run: the tool as it is described now, the arguments, and what they are bound to."""
+    whole = [tool.spec.name, tool.spec.description, tool.spec.parameters, made.arguments, *([] if bound == {} else [bound])]
+    what = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -415,6 +415,16 @@ class Tool(Protocol):
         ...
 
 
+class BoundTool(Tool, Protocol):
+    """A tool whose calls depend on more than their arguments. An approval is for all of it, and void when any of it changes."""
+
+    def binds(self, arguments: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+        """Return what a call depends on, as JSON: the working directory (`folder`), the digest of a script. It must be quick and
+        without effects; it is asked before the policy and again before the start. If it raises, the call is denied.
+        """
+        ...
+
+
 class Tools(Protocol):
     """All tools, by name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import signal
 import sys
@@ -17,6 +18,8 @@ from power_agent import events as e
 from power_agent import policy as p
 from power_agent.clock import HeldClock
 from power_agent.errors import AlreadySettled, CallNotFound, SettleNotAllowed
+from power_agent.executor import bound_by, digest_of
+from power_agent.policy.rules import Rules, rule_for
 
 
 @pytest.fixture(autouse=True)
@@ -682,3 +685,86 @@ async def test_a_tool_that_wants_to_exit(make, kind):
     async with make([[Call("quits")], "done"], tools=[quits if kind == "sync" else quits_too]) as loop:
         result = await loop.send("x", "s")
         assert (result.status, result.calls[0].state) == ("completed", "failed")
+
+
+class Script:
+    """A tool that runs a file: bound to the folder it runs in, and to what the file holds."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder, self.ran = folder, []
+
+        @tool(recovery="ask")
+        def run(path: str) -> str:
+            self.ran.append((self.folder / path).read_text())
+            return "ran"
+
+        run.binds = self.binds
+        self.tool = run
+
+    def binds(self, arguments):
+        return {"folder": self.folder.name, "script": (self.folder / arguments["path"]).read_text()}
+
+
+async def test_an_approval_is_void_when_the_script_changed(make, tmp_path):
+    """Approved was this file in this folder. With another content, or elsewhere, it is asked about again; only what was approved last runs."""
+    script = Script(tmp_path)
+    (tmp_path / "x.sh").write_text("harmless")
+    async with make([[Call("run", {"path": "x.sh"})], "done"], tools=[script.tool], policy=asking()) as loop:
+        assert (await loop.send("x", "s")).status == "waiting"
+        await loop.settle("s", "t1r1c1", Approve())
+        (tmp_path / "x.sh").write_text("harmful")
+        assert ((await loop.resume("s")).status, script.ran) == ("waiting", [])
+        await loop.settle("s", "t1r1c1", Approve())
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "x.sh").write_text("harmful")
+        script.folder = tmp_path / "sub"
+        assert ((await loop.resume("s")).status, script.ran) == ("waiting", [])
+        await loop.settle("s", "t1r1c1", Approve())
+        assert ((await loop.resume("s")).status, script.ran) == ("completed", ["harmful"])
+        asked = [kept.event.digest for kept in await loop.history("s") if kept.kind == "call.approval_asked"]
+    assert len(set(asked)) == len(asked) == 3
+
+
+async def test_a_rule_for_always_holds_for_this_script_only(make, tmp_path):
+    """ "Always" was said about this content: another one is asked about. The policy sees what the call is bound to."""
+    script, seen = Script(tmp_path), []
+    (tmp_path / "x.sh").write_text("one")
+    first = p.Wanted(session="s", call="t1r1c1", tool="run", arguments={"path": "x.sh"}, binds={"folder": tmp_path.name, "script": "one"})
+    rules = Rules([rule_for(first)])
+
+    def policy(wanted: p.Wanted) -> p.Verdict:
+        seen.append(wanted.binds)
+        return rules(wanted)
+
+    async with make([[Call("run", {"path": "x.sh"})], "done", [Call("run", {"path": "x.sh"})], "done"], tools=[script.tool], policy=policy) as loop:
+        assert (await loop.send("x", "s")).status == "completed"
+        (tmp_path / "x.sh").write_text("two")
+        assert (await loop.send("x", "s")).status == "waiting"
+    assert script.ran == ["one"]
+    assert [one["script"] for one in seen] == ["one", "two"]
+
+
+@pytest.mark.parametrize("offered", [{"path": "gone"}, {"path": "x", "folder": {1, 2}}, {"x": float("nan")}])
+async def test_what_cannot_be_bound_is_denied(make, offered):
+    """A tool that cannot tell what its call depends on, or tells what is no JSON, does not run, not even where all is allowed."""
+    ledger = Ledger()
+
+    def binds(_):
+        if offered == {"path": "gone"}:
+            raise FileNotFoundError("gone")
+        return offered
+
+    ledger.tool.binds = binds
+    model = ScriptedModel([PAY, "done"])
+    async with make(model, tools=[ledger.tool], policy=p.allow_all) as loop:
+        result = await loop.send("x", "s")
+    assert (result.calls[0].state, ledger.paid) == ("denied", [])
+    assert "cannot tell what it would depend on" in told(model)[0]
+
+
+def test_the_digest_of_unbound_tools_stands():
+    """Approvals that wait in older logs, for tools that are bound to nothing, keep their digest."""
+    made, plain = Call("pay", {"to": "ada"}, id="t1r1c1"), Ledger().tool
+    spec = plain.spec
+    before = json.dumps([spec.name, spec.description, spec.parameters, made.arguments], sort_keys=True, separators=(",", ":"))
+    assert digest_of(plain, made, bound_by(plain, made)) == hashlib.sha256(before.encode()).hexdigest()

@@ -16,7 +16,7 @@ from power_agent.errors import PowerAgentError
 
 KINDS = sorted(PowerAgentError.all_codes().items())
 EXITS = {
-    2: {"invalid_input", "invalid_session_id", "key_needs_session", "key_conflict", "event_too_large", "usage", "config", "agent_not_found"},
+    2: {"invalid_input", "invalid_session_id", "key_needs_session", "key_conflict", "event_too_large", "usage", "config", "agent_not_found", "bad_policy"},
     3: {"session_not_found", "nothing_to_resume"},
     5: {"session_pending"},
     7: {"session_busy", "ownership_lost"},

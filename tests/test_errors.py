@@ -21,6 +21,7 @@ CODES = {
     "usage": "UsageError",
     "config": "ConfigError",
     "agent_not_found": "AgentNotFound",
+    "bad_policy": "BadPolicy",
     "session": "SessionError",
     "session_not_found": "SessionNotFound",
     "session_exists": "SessionExists",

@@ -27,7 +27,7 @@ def test_there_are_enough_of_them():
 
 def test_an_unchanged_copy_passes_and_a_broken_one_does_not():
     """The script itself can tell: a mutant that changes nothing is alive, one that breaks a promise is noticed."""
-    same = Mutant("nothing", "policy.py", '    """Run it."""\n', '    """Run it!"""\n', "diagram")
+    same = Mutant("nothing", "policy/verdicts.py", '    """Run it."""\n', '    """Run it!"""\n', "diagram")
     assert mutants.noticed(same)[0] is False
     broken = Mutant("something", "state/moves.py", '    "denied": {},\n', '    "denied": {"call.started": "started"},\n', "diagram")
     assert mutants.noticed(broken)[0] is True

@@ -40,6 +40,7 @@ ADVICE: dict[str, Advice] = {
     "export_redacted": Advice(commands=("sessions",)),
     "event_too_large": Advice(USAGE, commands=("config show",)),
     "usage": Advice(USAGE, commands=("--help",)),
+    "bad_policy": Advice(USAGE, commands=("config show --origin",)),
     "config": Advice(USAGE, commands=("config show --origin",)),
     "agent_not_found": Advice(USAGE, commands=("config show --origin",)),
     "session": Advice(commands=(_LOOK,)),

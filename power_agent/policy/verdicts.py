@@ -1,11 +1,12 @@
 """May this call run? Allow, deny, or ask a person: a value, with the rule that said so.
 
-A policy is a function from what is wanted to a verdict. The language of rules comes later; what a verdict means does not change.
+A policy is a function from what is wanted to a verdict. `rules.py` makes one from rules; what a verdict means does not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from typing import Any
 
 from pydantic import JsonValue
@@ -42,12 +43,15 @@ Verdict = Allow | Deny | Ask
 
 @word(kw_only=True)
 class Wanted(Word):
-    """A call that is about to run."""
+    """A call that is about to run. `binds` is what it depends on beside its arguments, as its tool says: the working directory,
+    the content of a script.
+    """
 
     session: str
     call: str
     tool: str
     arguments: Mapping[str, JsonValue]
+    binds: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @word()

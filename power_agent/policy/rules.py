@@ -1,0 +1,277 @@
+"""Ordered rules: the first that matches decides, a deny anywhere wins, and the verdict names the rule.
+
+    deny          any deny rule that matches, wherever it stands
+    exact         an allow rule that says this very call, as "always" makes it
+    protected     what others obey is asked about
+    rules         the first ask or allow rule that matches
+    default       reads beneath the root are allowed, everything else is asked
+
+A command line is judged part by part, and the strictest part is the verdict. What a pattern cannot tell never lets a call
+run: an allow rule does not match then, and a deny or ask rule makes the call be asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import Literal, get_args
+
+from pydantic import JsonValue
+
+from power_agent.errors import BadPolicy
+from power_agent.policy.commands import PROTECTED, CommandReader, Judged, Nature, Part
+from power_agent.policy.patterns import Argv, Exact, Glob, Pattern, beneath
+from power_agent.policy.verdicts import Allow, Ask, Deny, Verdict, Wanted
+from power_agent.word import Word, word
+
+Action = Literal["allow", "ask", "deny"]
+Mode = Literal["on-request", "always-ask", "never-ask", "read-only"]
+"""on-request: as the rules say. always-ask: what would run is asked about. never-ask: what would be asked is denied.
+read-only: whatever is not a read is denied."""
+
+HIDING = {"syntax", "letters", "size", "no grammar"}
+"""Reasons behind which any command may hide: a rule that forbids one cannot tell."""
+
+
+@word(kw_only=True)
+class Rule(Word):
+    """One rule. It matches when the tool is one of `tools` (none named: any) and every pattern in `when` matches.
+
+    `command` is for shells: the words of a command, of which a line may run several. `only`: there are no other arguments.
+    `binds`: the call depends on exactly this beside its arguments. An ask rule may say for how many `seconds` it is asked.
+    """
+
+    action: Action
+    tools: tuple[str, ...] = ()
+    when: Mapping[str, Pattern] = field(default_factory=dict)
+    command: Argv | None = None
+    name: str | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    only: bool = False
+    binds: Mapping[str, JsonValue] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it says one call and no other."""
+        return self.only and bool(self.tools) and all(isinstance(one, Exact) for one in self.when.values())
+
+
+def rule_for(wanted: Wanted) -> Rule:
+    """Return the rule that "always" means: allow exactly what was shown, with nothing else beside it, in the same place."""
+    when: dict[str, Pattern] = {name: Exact(value) for name, value in wanted.arguments.items()}
+    return Rule(action="allow", tools=(wanted.tool,), when=when, name=f"always ({wanted.call})", only=True, binds=dict(wanted.binds))
+
+
+class Rules:
+    """A policy made of rules. `natures` says what each tool does, `shell` judges command lines, `root` is stripped from paths.
+
+    A tool without a nature changes the world. Without `shell` every command line is asked about.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[Rule] = (),
+        *,
+        mode: Mode = "on-request",
+        natures: Mapping[str, Nature] | None = None,
+        shell: CommandReader | None = None,
+        root: str | None = None,
+        protected: Collection[str] = PROTECTED,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise BadPolicy(f"There is no mode {mode!r}.", hint=f"The modes are: {', '.join(get_args(Mode))}.")
+        self.rules = tuple(_named(rules))
+        self.mode: Mode = mode
+        self._natures = dict(natures or {})
+        for rule in self.rules:
+            self._whole_lines(rule)
+        self._shell = shell
+        self._root = root.rstrip("/") + "/" if root else None
+        self._protected = tuple(Glob(one) for one in protected)
+
+    def __repr__(self) -> str:
+        return f"Rules({len(self.rules)} rules, mode={self.mode!r})"
+
+    def __call__(self, wanted: Wanted) -> Verdict:
+        """Judge a call."""
+        nature = self._natures.get(wanted.tool)
+        shell = nature is not None and nature.does == "shell"
+        return self._in_mode(self._of_shell(wanted, nature) if shell and nature else self._of_call(wanted, nature))
+
+    # -- a call --------------------------------------------------------------------------------------------------------
+
+    def _of_call(self, wanted: Wanted, nature: Nature | None) -> Verdict:
+        reads = nature is not None and nature.does == "reads"
+        if self.mode == "read-only" and not reads:
+            return self._first(wanted, "deny") or Deny(f"{wanted.tool} may change something, and this session only reads.", "read-only")
+        if decided := self._first(wanted, "deny") or self._exactly(wanted):
+            return decided
+        paths = [self._path(wanted.arguments.get(name)) for name in nature.paths] if nature is not None else []
+        if not reads and any(self.guarded(path) for path in paths if path is not None):
+            return Ask("It changes what other programs obey.", "protected")
+        if decided := self._first(wanted, "ask", "allow"):
+            return decided
+        if reads and None not in paths:
+            return Allow("default (reads beneath the root)")
+        return Ask(None, "default (reads outside the root)" if reads else "default (may change something)")
+
+    def _whole_lines(self, rule: Rule) -> None:
+        """Refuse to allow command lines by how they look: behind a good beginning anything may follow."""
+        for tool, nature in self._natures.items():
+            pattern = rule.when.get(nature.command)
+            if rule.action == "allow" and nature.does == "shell" and (not rule.tools or tool in rule.tools) and not isinstance(pattern, Exact | None):
+                raise BadPolicy(f"Rule {rule.name!r} allows command lines by their text.", hint='Name the words of a command instead: command = ["git", "push", "**"].')
+
+    def _path(self, value: JsonValue) -> str | None:
+        """Return a path relative to the root; no path means the root itself."""
+        if value is None:
+            return "."
+        return beneath(self._relative(value)) if isinstance(value, str) else None
+
+    def _relative(self, value: str) -> str:
+        return value[len(self._root) :] or "." if self._root and f"{value}/".startswith(self._root) else value
+
+    def guarded(self, path: str) -> bool:
+        """Whether a path is one that others obey."""
+        return any(one.matches(path, loosely=True) for one in self._protected)
+
+    # -- a command line ------------------------------------------------------------------------------------------------
+
+    def _of_shell(self, wanted: Wanted, nature: Nature) -> Verdict:
+        said = wanted.arguments.get(nature.command)
+        if self._shell is None or not isinstance(said, str):
+            judged = Judged(parts=(Part(text=str(said), reason="no grammar", why="no judge of commands was given"),))
+        else:
+            judged = self._shell(said, wanted.binds)
+        plain = [self._first(wanted, "deny", command=False), *(self._denied(wanted, part) for part in judged.parts)]
+        denied = next((one for one in plain if isinstance(one, Deny)), None)
+        if denied:
+            return denied
+        if self.mode == "read-only" and not judged.harmless:
+            part = next((one for one in judged.parts if one.reason is not None), None)
+            return Deny(f"This session only reads, and {_because(part)}", "read-only")
+        if decided := self._exactly(wanted):
+            return decided
+        doubted = next((one for one in plain if one is not None), None)
+        if doubted:
+            return doubted
+        verdicts = [self._of_part(wanted, part, judged.hint) for part in judged.parts]
+        asked = next((one for one in verdicts if isinstance(one, Ask)), None)
+        return asked or (verdicts[0] if verdicts else Ask("Nothing was found in it.", "default (syntax)"))
+
+    def _denied(self, wanted: Wanted, part: Part) -> Verdict | None:
+        return self._first(wanted, "deny", part=part)
+
+    def _of_part(self, wanted: Wanted, part: Part, hint: str) -> Verdict:
+        question = f"{_because(part)} {hint}".rstrip() if part.reason else None
+        if part.reason == "protected" or any(self.guarded(one) for one in (*part.writes, *_paths(part)) if part.reason):
+            return Ask(question, "protected")
+        if decided := self._first(wanted, "ask", "allow", part=part, command=None):
+            return Ask(decided.question or question, decided.rule, decided.seconds) if isinstance(decided, Ask) else decided
+        return Allow("default (reads beneath the root)") if part.reason is None else Ask(question, f"default ({part.reason})")
+
+    # -- rules ---------------------------------------------------------------------------------------------------------
+
+    def _exactly(self, wanted: Wanted) -> Verdict | None:
+        return next((Allow(one.name or "always") for one in self.rules if one.action == "allow" and one.exact and self._matches(one, wanted)), None)
+
+    def _first(self, wanted: Wanted, *actions: Action, part: Part | None = None, command: bool | None = None) -> Verdict | None:
+        """Return what the first rule of these actions says; `command` False looks at rules without one, None at all."""
+        doubt: Verdict | None = None
+        for rule in self.rules:
+            if rule.action not in actions or (command is False and rule.command is not None):
+                continue
+            matches = self._matches(rule, wanted, part)
+            if matches:
+                return doubt if rule.action == "allow" and doubt is not None else _verdict(rule)
+            if matches is None and rule.action != "allow" and doubt is None:
+                doubt = Ask(f"It cannot be told whether rule {rule.name!r} speaks of this.", rule.name or rule.action, rule.seconds)
+                if "deny" not in actions:
+                    return doubt
+        return doubt
+
+    def _matches(self, rule: Rule, wanted: Wanted, part: Part | None = None) -> bool | None:
+        """Say whether a rule speaks of this call, or of this part of its command line; None: it cannot be told."""
+        if rule.tools and wanted.tool not in rule.tools:
+            return False
+        if rule.only and (rule.when.keys() != wanted.arguments.keys() or (rule.binds is not None and not Exact(dict(rule.binds)).matches(dict(wanted.binds)))):
+            return False
+        loosely = rule.action != "allow"
+        answers: list[bool | None] = [self._holds(pattern, wanted.arguments.get(name), loosely=loosely) for name, pattern in rule.when.items()]
+        if rule.command is not None:
+            answers.append(_runs(rule.command, part, loosely=loosely))
+        if False in answers:
+            return False
+        return None if None in answers else True
+
+    def _holds(self, pattern: Pattern, value: JsonValue, *, loosely: bool) -> bool | None:
+        if isinstance(pattern, Glob) and isinstance(value, str):
+            value = self._relative(value)
+        if isinstance(value, list) and not isinstance(pattern, Exact):
+            answers = [self._holds(pattern, one, loosely=loosely) for one in value]
+            if loosely:
+                return True if True in answers else (None if None in answers else False)
+            return bool(answers) and all(answers)
+        return pattern.matches(value, loosely=loosely)
+
+    def _in_mode(self, verdict: Verdict) -> Verdict:
+        if self.mode == "always-ask" and isinstance(verdict, Allow):
+            return Ask(None, f"always-ask ({verdict.rule})")
+        if self.mode == "never-ask" and isinstance(verdict, Ask):
+            return Deny(f"It would have to be asked about, and nobody is asked here. {verdict.question or ''}".rstrip(), f"never-ask ({verdict.rule})")
+        return verdict
+
+
+def natures_of(tools: Iterable[object]) -> dict[str, Nature]:
+    """Collect what the tools say about themselves."""
+    found = {}
+    for one in tools:
+        nature, spec = getattr(one, "nature", None), getattr(one, "spec", None)
+        if isinstance(nature, Nature) and spec is not None:
+            found[str(spec.name)] = nature
+    return found
+
+
+def _named(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Give each rule a name, and refuse those that could never do what they say."""
+    for number, rule in enumerate(rules, 1):
+        if rule.action not in get_args(Action):
+            raise BadPolicy(f"Rule {number} has no action {rule.action!r}.", hint=f"The actions are: {', '.join(get_args(Action))}.")
+        if rule.seconds is not None and (rule.action != "ask" or not 0 < rule.seconds < float("inf")):
+            raise BadPolicy(f"Rule {number} has a deadline it cannot have.", hint="seconds is more than 0, and for ask rules only.")
+        for pattern in (*rule.when.values(), *([rule.command] if rule.command else [])):
+            check: Callable[[], None] | None = getattr(pattern, "check", None)
+            if check is not None:
+                check()
+        values = {name: getattr(rule, name) for name in ("action", "tools", "when", "command", "reason", "seconds", "only", "binds")}
+        yield Rule(**values, name=rule.name or f"{rule.action} #{number}")
+
+
+def _runs(wanted: Argv, part: Part | None, *, loosely: bool) -> bool | None:
+    """Say whether a part runs such a command. A rule that allows lifts only what nothing but the program is in question of."""
+    if part is None:
+        return False
+    if not loosely:
+        return bool(part.argv) and (part.liftable or part.reason is None) and wanted.fits(part.argv)
+    fits = wanted.fits(part.argv, loosely=True) if part.argv else False
+    return None if fits is False and (part.hides or part.reason in HIDING) else fits
+
+
+def _paths(part: Part) -> Iterator[str]:
+    """Yield what may be a path among the words of a command."""
+    for one in part.argv[1:]:
+        if one:
+            for piece in one.replace("=", ":").split(":"):
+                yield beneath(piece) or piece
+
+
+def _because(part: Part | None) -> str:
+    return "nothing was found in it." if part is None else f"{part.text!r}: {part.why or part.reason}."
+
+
+def _verdict(rule: Rule) -> Verdict:
+    name = rule.name or rule.action
+    if rule.action == "deny":
+        return Deny(rule.reason or f"Rule {name!r} forbids it.", name)
+    return Ask(rule.reason, name, rule.seconds) if rule.action == "ask" else Allow(name)
