@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -43,8 +44,7 @@ class Ignore:
             lines += _lines(room, handle, (*names, file))
         if not lines:
             return self
-        spec = importlib.import_module("pathspec").GitIgnoreSpec.from_lines(lines)
-        return Ignore((*self._specs, (len(names), spec)))
+        return Ignore((*self._specs, (len(names), _spec(lines))))
 
     def hides(self, names: Names, *, directory: bool) -> bool:
         """Say whether a name is passed over."""
@@ -53,6 +53,23 @@ class Ignore:
             if verdict is not None:
                 return bool(verdict)
         return False
+
+
+def _spec(lines: list[str]) -> Any:
+    """Return what the lines say; one that is no pattern says nothing."""
+    read = importlib.import_module("pathspec").GitIgnoreSpec.from_lines
+    try:
+        return read(lines)
+    except (ValueError, re.error):
+        return read([line for line in lines if _is_pattern(read, line)])
+
+
+def _is_pattern(read: Callable[[list[str]], Any], line: str) -> bool:
+    try:
+        read([line])
+    except (ValueError, re.error):
+        return False
+    return True
 
 
 def _lines(room: Room, handle: int, names: Names) -> list[str]:

@@ -33,8 +33,8 @@ class Room:
     """A directory that tools may work in, and nothing outside of it."""
 
     def __init__(self, root: str | os.PathLike[str], *, protect: Iterable[str] = (), hard_links: bool = False) -> None:
-        self.root = os.path.realpath(root)
         try:
+            self.root = os.path.realpath(root)
             found = os.stat(self.root)
             os.close(os.open(self.root, DIRECTORY))
         except (OSError, ValueError) as error:

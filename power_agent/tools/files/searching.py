@@ -189,7 +189,7 @@ class Matcher:
         try:
             said = self._ask(self._wanted)
             if said:
-                raise BadArguments(f"{self._pattern!r} is not a regular expression: {said['wrong']}.")
+                raise BadArguments(f"{self._pattern[:100]!r} is not a regular expression: {said['wrong']}.")
         except BaseException:
             self.__exit__(None, None, None)
             raise
