@@ -77,23 +77,26 @@ class Patching:
         Args:
             patch: The diff, with paths from the root. Its context lines must stand in the files exactly.
         """
-        changes = [change for one in parsed(patch, self._room.root) if (change := self._change(one, again=context.attempt > 1))]
+        patches = parsed(patch, self._room.root)
+        changes = [self._change(one, again=context.attempt > 1) for one in patches]
         done: list[_Change] = []
         try:
             for change in changes:
+                if change.after == change.before:
+                    continue  # an earlier attempt made it
                 replace(self._room, change.names, change.after, seen=change.seen, key=context.idempotency_key)
                 done.append(change)
         except Exception as error:
             left = self._put_back(done, context)
             why = str(error).replace(" Nothing was written.", "")
             raise EditRefused(f"{why} {'Nothing was changed.' if not left else f'Changed, and not put back: {left}.'}") from error
-        return _told(parsed(patch, self._room.root), {change.names: change.after for change in changes})
+        return _told(patches, {change.names: change.after for change in changes})
 
-    def _change(self, one: FilePatch, *, again: bool) -> _Change | None:
-        """Return what a patch does to a file; None when an earlier attempt did it."""
+    def _change(self, one: FilePatch, *, again: bool) -> _Change:
+        """Return what a patch does to a file: nothing when an earlier attempt did it."""
         now = current(self._room, one.names)
         if again and _applied(one.turned, now) is not ... and _applied(one, now) is ...:
-            return None
+            return _Change(one.names, now, now)
         return _Change(one.names, now, applied(one, now))
 
     def _put_back(self, done: Sequence[_Change], context: ToolContext) -> str:
