@@ -85,6 +85,8 @@ class Protection:
             else:
                 self._paths.append((names, why))
         self._above = tuple(_folded(name) for name in root.split("/") if name)[-LONGEST:]
+        self._begin = {pattern[0] for pattern, _ in self._paths}
+        self._wild = any(character in name for name in self._begin for character in "*?[")
         self._of_name: dict[str, tuple[str, ...]] = {}
 
     def why(self, names: Names) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ class Protection:
             path = path[:-1]
         reasons = [why for name in path for why in self._why_name(name)]
         whole, above = self._above + path, len(self._above)  # the root may be the first half of what a row names
-        for pattern, why in self._paths:
+        for pattern, why in self._paths if any(name in self._begin or self._wild for name in whole) else ():
             starts = range(max(0, above - len(pattern) + 1), len(whole) - len(pattern) + 1)
             reasons += [why for start in starts if _matches(pattern, whole[start:])]
         return tuple(dict.fromkeys(reasons))
