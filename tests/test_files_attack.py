@@ -213,8 +213,8 @@ def test_a_root_that_was_exchanged_is_refused(house):
 def test_the_system_is_no_directory_of_files():
     """With the root of everything as root, what the kernel makes up is still out of reach."""
     room = Room("/")
-    for path in ("proc/self/environ", "proc/self/root/etc/passwd", "proc/self/mem", "sys/kernel/notes", "dev/zero"):
-        with pytest.raises((PathRefused, OSError)):
+    for path in (f"proc/{os.getpid()}/environ", "proc/version", f"proc/{os.getpid()}/task", "sys/kernel/notes", "dev/zero"):
+        with pytest.raises(PathRefused, match="system's own"):
             current(room, tuple(path.split("/")))
 
 
@@ -309,34 +309,71 @@ def test_a_race_does_not_lead_a_search_out(house):
     assert not [path for path in found if "beyond" in path]
 
 
-def test_a_file_that_becomes_a_link_is_not_followed(house):
-    """The last name is exchanged as well as any other."""
+def test_a_file_that_becomes_a_link_is_not_followed(house, monkeypatch):
+    """Exchanged between the look and the opening, the last name is followed as little as any other."""
     room, place = Room(house.root), house.root / "flip"
-    stop = threading.Event()
-    honest, link = house.root / "honest-file", house.root / "link-file"
+    place.write_text("honest\n")
+    (house.outside / "alone.txt").write_text(SECRET)
+    opened = os.open
 
-    def flip() -> None:
-        while not stop.is_set():
-            honest.write_text("honest\n")
-            honest.replace(place)
-            link.symlink_to(house.outside / "secret.txt")
-            link.replace(place)
+    def late(path, flags, mode=0o777, *, dir_fd=None):
+        if path == "flip":
+            place.unlink()
+            place.symlink_to(house.outside / "alone.txt")
+        return opened(path, flags, mode, dir_fd=dir_fd)
 
-    thread = threading.Thread(target=flip, daemon=True)
-    thread.start()
-    seen = set()
-    try:
-        for number in range(RACES):
-            try:
-                seen.add(current(room, ("flip",)))
-                replace(room, ("flip",), b"honest\n", seen=None, key=str(number))
-            except (OSError, PowerAgentError):
-                continue
-    finally:
-        stop.set()
-        thread.join(20)
-    assert seen <= {b"honest\n", b"", None}
-    assert house.untouched()
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(PathRefused, match="symbolic link"):
+        current(room, ("flip",))
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_hold_us(house, monkeypatch):
+    """Exchanged between the look and the opening for a pipe that nobody writes to: refused at once."""
+    room, place = Room(house.root), house.root / "flip"
+    place.write_text("honest\n")
+    opened = os.open
+
+    def late(path, flags, mode=0o777, *, dir_fd=None):
+        if path == "flip":
+            place.unlink()
+            os.mkfifo(place)
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(PathRefused, match="a pipe"):
+        current(room, ("flip",))
+
+
+def test_a_file_made_after_the_last_look_is_not_replaced(house, monkeypatch):
+    """Who makes a new file and is overtaken at the very last moment replaces nothing."""
+    room, place = Room(house.root), house.root / "fresh"
+    look, missing = os.stat, []
+
+    def late(path, **where):
+        try:
+            return look(path, **where)
+        except FileNotFoundError:
+            if path == "fresh":
+                missing.append(path)
+                if len(missing) == 2:
+                    place.write_text("somebody else's\n")
+            raise
+
+    monkeypatch.setattr(os, "stat", late)
+    with pytest.raises(FileChanged, match="made by somebody else"):
+        replace(room, ("fresh",), b"mine", seen=None, key="k")
+    assert place.read_text() == "somebody else's\n"
+    assert not list(house.root.glob(".power-agent-*"))
+
+
+def test_a_new_file_where_the_system_cannot_rename_without_replacing(house, monkeypatch):
+    """Then it is linked to its name, which replaces nothing either, and has one name in the end."""
+    monkeypatch.setattr("power_agent.tools.files.replacing._LIBC", object())
+    room = Room(house.root)
+    replace(room, ("fresh",), b"mine", seen=None, key="k")
+    assert (house.root / "fresh").stat().st_nlink == 1
+    with pytest.raises(FileChanged, match="there already"):
+        replace(room, ("fresh",), b"mine", seen=None, key="k")
 
 
 def test_of_many_writers_each_sees_what_it_replaces(house):
