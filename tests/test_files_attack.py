@@ -537,3 +537,43 @@ async def test_names_cannot_pretend(house):
     ends = await asked(house, Call("glob", {"pattern": "x*"}), Call("grep", {"pattern": "needle"}), Call("read", {"path": '"x\\nok.txt:1:lie"'}))
     assert [text for _, text in ends[:2]] == ['"x\\nok.txt:1:lie"', '"x\\nok.txt:1:lie":1:needle']
     assert "1\tneedle" in ends[2][1]
+
+
+async def test_an_open_store_is_never_opened_a_second_time(house, monkeypatch):
+    """Whatever its name, the store that this process works with is opened by SQLite only: closing another handle of it would drop its locks."""
+    path = house.root / "memory"
+    opened, inodes = os.open, set()
+
+    def noted(*place, **where):
+        handle = opened(*place, **where)
+        inodes.add(os.fstat(handle).st_ino)
+        return handle
+
+    tools = files(house.root)
+    calls = [Call("read", {"path": "memory"}), Call("grep", {"pattern": "x"}), Call("glob", {"pattern": "**"}), Call("list"), Call("read", {"path": "memory-wal"})]
+    calls += [
+        Call("write", {"path": "memory", "content": "x"}),
+        Call("write", {"path": "memory-shm", "content": "x"}),
+        Call("edit", {"path": "memory", "old": "x", "new": "y", "version": "0" * 16}),
+    ]
+    model = ScriptedModel([*([call] for call in calls), "done"])
+    async with StatefulAgentLoop(model, tools=tools, store=path) as loop:
+        await loop.sessions()
+        monkeypatch.setattr(os, "open", noted)
+        assert (await loop.send("go", "s")).status == "completed"
+        monkeypatch.undo()
+        ends = await loop.history("s", kinds=["call.failed"])
+        assert len(ends) == 5
+        assert all("is a database" in one.event.failure.message for one in ends)
+        ours = {one.stat().st_ino for one in house.root.iterdir() if one.name in {"memory", "memory-wal", "memory-shm"}}
+        assert len(ours) == 3
+        assert not inodes & ours
+        assert [wrong async for wrong in loop.verify()] == []
+
+
+def test_what_changed_is_not_deleted(house):
+    """A file is removed only by who has seen what is in it."""
+    room = Room(house.root)
+    with pytest.raises(FileChanged):
+        replace(room, ("ok.txt",), None, seen="0" * 16, key="k")
+    assert (house.root / "ok.txt").exists()
