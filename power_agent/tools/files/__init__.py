@@ -78,7 +78,7 @@ def files(root: str | os.PathLike[str] = ".", *, protect: Iterable[str] = (), ha
     """Return tools that work on the files beneath `root` and cannot leave it: read, list, glob, grep, write, edit, multi_edit, apply_patch.
 
     `protect` names more that must not be written (a store or a policy of your own: `"state/agent.db"`). `hard_links=True` lets
-    files be read that have several names, of which one may lie outside. `ignore=False` shows what ignore files name.
+    files be read that have several names, of which one may lie outside (or be a store that is open: keep hard links to it away). `ignore=False` shows what ignore files name.
     """
     if ignore:
         need_pathspec()
