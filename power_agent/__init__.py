@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from power_agent.state import SessionState, evolve, fold
     from power_agent.store import SQLiteStore
     from power_agent.tools import tool
+    from power_agent.tools.files import files
+    from power_agent.tools.person import ask_person
+    from power_agent.tools.todo import todo, todo_of
 
 __version__ = "0.1.0.dev0"
 
@@ -58,8 +61,12 @@ _HOMES = {
     "TurnResult": "results",
     "Unknown": "ports",
     "Usage": "messages",
+    "ask_person": "tools.person",
     "evolve": "state",
+    "files": "tools.files",
     "fold": "state",
+    "todo": "tools.todo",
+    "todo_of": "tools.todo",
     "tool": "tools",
 }
 
@@ -96,8 +103,12 @@ __all__ = [
     "Unknown",
     "Usage",
     "__version__",
+    "ask_person",
     "evolve",
+    "files",
     "fold",
+    "todo",
+    "todo_of",
     "tool",
 ]
 

@@ -111,7 +111,8 @@ def _sentence(call: CallState, outcome: Outcome) -> str:
     if call.place == "aborted":
         return (ABORTED_AFTER if outcome.touched else ABORTED_BEFORE).format(by=by, reason=reason)
     said = _cut(outcome) or (outcome.failure and outcome.failure.message) or "It failed."
-    return said if outcome.harmless or not outcome.touched else f"{said} {MAY_HAVE_HAPPENED}"
+    untouched = outcome.failure is not None and outcome.failure.details.get("untouched")
+    return said if outcome.harmless or untouched or not outcome.touched else f"{said} {MAY_HAVE_HAPPENED}"
 
 
 def _value(outcome: Outcome) -> tuple[ContentPart, ...]:

@@ -21,7 +21,10 @@
     │   ├─ HeadMoved            somebody appended; read the tail and decide again
     │   └─ OwnershipLost        a new owner took the session; stop
     ├─ ToolError                what a tool was asked for, or gave back, cannot be used
-    │   └─ BadArguments
+    │   ├─ BadArguments
+    │   │   ├─ PathRefused      the path leads, or could lead, out of the root
+    │   │   └─ FileProtected    inside the root, and still not the model's to touch
+    │   └─ FileChanged  EditRefused  SearchFailed
     ├─ ModelError               the model did not answer; `retryable` says whether another attempt may help
     └─ StoreError               the file, the disk, the version
         ├─ StoreNotFound  StoreForeign  StoreNewer  StoreChanged  StoreDamaged
@@ -289,16 +292,55 @@ class OwnershipLost(LogError):
 
 
 class ToolError(PowerAgentError):
-    """What a tool was asked for, or gave back, cannot be used."""
+    """What a tool was asked for, or gave back, cannot be used. `untouched` is the tool's word that nothing happened: raised from a
+    running tool, it keeps the model from being told that it may have.
+    """
 
     code = "tool"
     tool: str
+    untouched: bool = False
 
 
 class BadArguments(ToolError):
     """The model's arguments do not fit the tool's parameters. The tool was not run."""
 
     code = "bad_arguments"
+    untouched = True
+
+
+class PathRefused(BadArguments):
+    """The path leads out of the root, could be made to, or is not one. Nothing was touched."""
+
+    code = "path_refused"
+
+
+class FileProtected(BadArguments):
+    """What lies there decides what runs later or holds a secret; a model's tool leaves it alone. Nothing was touched."""
+
+    code = "file_protected"
+    default_hint = "A person can change it by hand."
+
+
+class FileChanged(ToolError):
+    """The file is not what the model read. Nothing was written."""
+
+    code = "file_changed"
+    untouched = True
+    retryable = True
+    default_hint = "Read it again."
+
+
+class EditRefused(ToolError):
+    """The edit or the patch does not fit the file, or fits in more than one place. Nothing was written."""
+
+    code = "edit_refused"
+    untouched = True
+
+
+class SearchFailed(ToolError):
+    """The search took longer, or more memory, than it may have."""
+
+    code = "search_failed"
 
 
 class ModelError(PowerAgentError):

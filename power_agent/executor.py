@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 
 from power_agent import events as e
 from power_agent.chain import idempotency_key
-from power_agent.errors import BadArguments
+from power_agent.errors import BadArguments, ToolError
 from power_agent.failpoints import passing
 from power_agent.guards import AnyGuard, name_of, settled
 from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
@@ -285,7 +285,10 @@ def _failed(call: CallState, error: BaseException, by: str | None = None) -> Don
         said = " ".join(str(error).split("\0"))[:4_000]
     except Exception:  # noqa: BLE001  even that can fail
         said = "(it cannot be printed)"
-    failure = e.Failure(code="tool_failed", message=f"{type(error).__name__}: {said}" if said else type(error).__name__)
+    if isinstance(error, ToolError):
+        failure = e.Failure(code=error.code, message=said, details={"untouched": True} if error.untouched else {})
+    else:
+        failure = e.Failure(code="tool_failed", message=f"{type(error).__name__}: {said}" if said else type(error).__name__)
     return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure, by=by),))
 
 

@@ -85,3 +85,30 @@ LOOK_SECONDS = 0.25
 """How often an owner that waits for a model or a tool looks whether somebody asked it to stop: one look costs one row."""
 EFFECT_MARGIN = 0.5
 """Share of the lease that must be left when an effect starts; below it the owner makes sure that it still is one."""
+
+MAX_PATH_BYTES = 4_000
+"""A path a tool is given; below what every system takes, so that a name is refused here and not half way down."""
+MAX_NAME_BYTES = 255
+"""One name of a path, as file systems have it."""
+MAX_PATH_DEPTH = 100
+"""Directories below each other that a tool walks down: each costs an open descriptor."""
+MAX_EDIT_BYTES = 16_777_216
+"""A file that is read whole, to be edited; larger ones can be read in part and searched."""
+MAX_SCAN_BYTES = 1_073_741_824
+"""How much of a larger file is passed over to reach the lines that were asked for."""
+MAX_SHOWN_BYTES = 30_000
+"""What one answer of the file tools holds: below `max_output_bytes_in_context`, so that nothing of it is cut a second time."""
+MAX_SHOWN_LINES = 2_000
+"""Lines that are read when nobody says how many."""
+MAX_SHOWN_LINE = 2_000
+"""Characters of one line; generated files have lines of megabytes."""
+MAX_FOUND = 1_000
+"""Names in one list; a model asks again, more narrowly."""
+MAX_WALKED = 200_000
+"""Names looked at while searching, so that a search in a very large tree ends."""
+MAX_IGNORE_BYTES = 262_144
+"""An ignore file; beyond it is no ignore file."""
+SEARCH_SECONDS = 20.0
+"""How long one search may match: a pattern can be made that would take longer than the universe has existed."""
+FILE_LOCK_SECONDS = 5.0
+"""How long a write waits for another write in the same directory."""

@@ -183,6 +183,15 @@ def _escaped(character: str) -> str:
     return character
 
 
+def restored(value: Any) -> Any:
+    """Undo `clean_text` in a whole JSON value: a tool gets the very text that the model wrote."""
+    if isinstance(value, str):
+        return restore_text(value)
+    if isinstance(value, list):
+        return [restored(one) for one in value]
+    return {restore_text(name): restored(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 def restore_text(text: str) -> str:
     """Undo `clean_text`, exactly."""
     if _ESCAPE not in text:

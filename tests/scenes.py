@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from power_agent import Sink, SQLiteStore, Text, failpoints, process
+from power_agent import ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, failpoints, files, process
 from power_agent import events as e
 from power_agent.chance import SystemChance
 from power_agent.clock import SystemClock
@@ -386,7 +386,13 @@ async def crowd(folder: str, journal: str, rounds: int, start: float, pause: flo
     Journal(journal).write("end")
 
 
-SCENES: dict[str, Callable[..., Awaitable[None]]] = {scene.__name__: scene for scene in (story, second_life, opening, traced, storm, owner, racer, crowd)}
+async def hands(root: str, path: str, tool: str, arguments: dict[str, Any]) -> None:
+    """Let a model make one call of the file tools."""
+    async with StatefulAgentLoop(ScriptedModel([[Call(tool, arguments)], "done"]), tools=files(root), store=path) as loop:
+        await loop.send("go", "s")
+
+
+SCENES: dict[str, Callable[..., Awaitable[None]]] = {scene.__name__: scene for scene in (story, second_life, opening, traced, storm, owner, racer, crowd, hands)}
 
 # -- the stage ---------------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,11 @@ CODES = {
     "ownership_lost": "OwnershipLost",
     "tool": "ToolError",
     "bad_arguments": "BadArguments",
+    "path_refused": "PathRefused",
+    "file_protected": "FileProtected",
+    "file_changed": "FileChanged",
+    "edit_refused": "EditRefused",
+    "search_failed": "SearchFailed",
     "model": "ModelError",
     "store": "StoreError",
     "store_not_found": "StoreNotFound",
@@ -55,7 +60,7 @@ CODES = {
     "store_closed": "StoreClosed",
     "store_forked": "StoreForked",
 }
-RETRYABLE = {"session_busy", "head_moved", "store_changed", "store_full", "store_busy"}
+RETRYABLE = {"session_busy", "head_moved", "file_changed", "store_changed", "store_full", "store_busy"}
 
 
 def every() -> list[type[errors.PowerAgentError]]:

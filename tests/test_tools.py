@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from power_agent import Attachment, Call, Limits, ScriptedModel, StatefulAgentLoop, Text, ToolContext, tool
 from power_agent import events as e
-from power_agent.errors import BadArguments, InvalidInput
+from power_agent.errors import BadArguments, InvalidInput, ToolError
 from power_agent.tools import FunctionTool, Toolbox, Unknown
 
 
@@ -811,3 +811,32 @@ async def test_large_text_with_lone_surrogates(call):
 
     told = await call(give, limits=Limits(max_output_bytes_in_context=100))
     assert told.ended.cut.size >= 1_001
+
+
+async def test_a_tool_that_gives_its_word_that_nothing_happened():
+    """A `ToolError` keeps its code; where it says `untouched`, the model is not told that it may have taken effect."""
+
+    @tool
+    def refuse(sure: bool) -> None:
+        raise ToolError("Not like that.", untouched=sure)
+
+    model = ScriptedModel([[Call("refuse", {"sure": True}), Call("refuse", {"sure": False})], "done"])
+    async with StatefulAgentLoop(model, tools=[refuse], store=":memory:") as loop:
+        await loop.send("x", "s")
+        assert [part.content[0].text for part in model.requests[-1].messages[-1].parts] == ["Not like that.", "Not like that. It may have taken effect."]
+        assert [kept.event.failure.code for kept in await loop.history("s", kinds=["call.failed"])] == ["tool", "tool"]
+
+
+async def test_a_tool_gets_the_very_text_that_the_model_wrote():
+    """Half a character is kept in a form that can be stored; the tool gets it as it was, the log reads back the same."""
+    got = []
+
+    @tool(recovery="rerun")
+    def take(text: str, many: list[str]) -> int:
+        got.extend([text, *many])
+        return len(text)
+
+    odd = "a\ud800b\U0010fffdc"
+    async with StatefulAgentLoop(ScriptedModel([[Call("take", {"text": odd, "many": [odd]})], "done"]), tools=[take], store=":memory:") as loop:
+        assert (await loop.send("x", "s")).calls[0].output == len(odd)
+    assert got == [odd, odd]

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 
 from power_agent.errors import BadArguments, InvalidInput
 from power_agent.events import Recovery
+from power_agent.messages import restored
 from power_agent.ports import DidNotHappen, Happened, ProbeAnswer, ToolContext, ToolSpec, Unknown
 
 __all__ = ["DidNotHappen", "FunctionTool", "Happened", "Probe", "Unknown", "tool"]
@@ -83,7 +84,7 @@ class FunctionTool:
     def check(self, arguments: Mapping[str, JsonValue]) -> dict[str, Any]:
         """Return the arguments as the function wants them, or raise `BadArguments` with what was wrong and what was expected."""
         try:
-            model = self._model.model_validate(dict(arguments))
+            model = self._model.model_validate(restored(dict(arguments)))
         except ValidationError as error:
             raise BadArguments(_what_was_wrong(self.spec, error), tool=self.spec.name) from None
         return {name.removeprefix(PREFIX): getattr(model, name) for name in type(model).model_fields}
