@@ -17,6 +17,7 @@
     ├─ ToolError                what a tool was asked for, or gave back, cannot be used
     │   └─ BadArguments
     ├─ ModelError               the model did not answer; `retryable` says whether another attempt may help
+    │   └─ ContextTooLong       the request is larger than what the model reads
     └─ StoreError               the file, the disk, the version
         ├─ StoreNotFound  StoreForeign  StoreNewer  StoreChanged  StoreDamaged
         ├─ StoreOnNetwork  StoreReadOnly  StoreFull  StoreBusy
@@ -261,6 +262,13 @@ class ModelError(PowerAgentError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable, "retry_after": self.retry_after})
+
+
+class ContextTooLong(ModelError):
+    """The request is larger than what the model reads. Asking again changes nothing."""
+
+    code = "context_too_long"
+    default_hint = "Start a new session, or ask a model with a larger window."
 
 
 # -- the file, the disk, the version -----------------------------------------------------------------------------------

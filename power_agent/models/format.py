@@ -9,10 +9,14 @@ same bytes, and a later request extends an earlier one. Liberal in reading: what
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol
 
-from power_agent.errors import ModelError
+from power_agent.errors import InvalidInput, ModelError
+from power_agent.foreign import ForeignError, parsed
+from power_agent.messages import Attachment
 from power_agent.ports import ModelReply, ModelRequest
 from power_agent.word import Word, word
 
@@ -74,3 +78,42 @@ class Format(Protocol):
     def refused(self, status: int, body: Any, text: str) -> ModelError:
         """Translate an HTTP error whose body is JSON (`body`) or is not (`None`, and `text` says how it began)."""
         ...
+
+
+# -- what every format needs the same way ------------------------------------------------------------------------------
+
+
+def body_of(value: Mapping[str, Any]) -> bytes:
+    """Write a body: the order is the writer's own, nothing is escaped that need not be, and what is not JSON is refused."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidInput(f"The request cannot be written as JSON: {error}") from error
+
+
+def base64_of(request: ModelRequest, part: Attachment) -> str:
+    """Return the bytes of an attachment as base64; raise `InvalidInput` when they did not come with the request."""
+    content = request.attachments.get(part.blob or "")
+    if content is None:
+        raise InvalidInput(f"The bytes of the attachment {part.name or part.blob or part.url!r} are not at hand.", hint="Attach the bytes themselves.")
+    return b64encode(content).decode()
+
+
+def arguments_of(text: str) -> tuple[dict[str, Any], str | None]:
+    """Read a call's arguments: the object, or an empty one and the text as it came when it is none. No text at all means no arguments."""
+    if not text.strip():
+        return {}, None
+    try:
+        value = parsed(text)
+    except ForeignError:
+        return {}, text
+    return (value, None) if isinstance(value, dict) else ({}, text)
+
+
+def count_of(value: Any) -> int:
+    """Read a number of tokens; what is missing, negative or absurd counts as none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < ABSURD_TOKENS else 0
+
+
+ABSURD_TOKENS = 10**10
+"""More tokens than any request has: a broken counter, not a number."""
