@@ -15,7 +15,7 @@ RAW: Mapping[str, Mapping[str, str]] = {
         "text": '{"type":"text","text":"cited","citations":[{"type":"page_location","cited_text":"x","document_index":0}]}',
         "opaque": '{"type":"server_tool_use","id":"srvtoolu_1","name":"web_search","input":{"query":"x"}}',
         "result": '{"type":"web_search_tool_result","tool_use_id":"srvtoolu_1","content":[]}',
-        "call": '{"type":"tool_use","id":"given","name":"look","input":{},"caller":{"type":"direct"}}',
+        "call": '{"type":"tool_use","id":"given","name":"look","input":{"place":"x"},"caller":{"type":"direct"}}',
     },
     "openai-responses": {
         "reasoning": '{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":"gAAA+/=="}',
@@ -29,7 +29,7 @@ RAW: Mapping[str, Mapping[str, str]] = {
         "text": '{"text":"cited","thoughtSignature":"Dq+/=="}',
         "opaque": '{"executableCode":{"language":"PYTHON","code":"1"}}',
         "result": '{"groundingMetadata":{"webSearchQueries":["x"]}}',
-        "call": '{"functionCall":{"id":"given","name":"look","args":{}},"thoughtSignature":"Eq+/=="}',
+        "call": '{"functionCall":{"id":"given","name":"look","args":{"place":"x"}},"thoughtSignature":"Eq+/=="}',
     },
 }
 
@@ -63,7 +63,7 @@ def answer(draw: Any, formats: tuple[str, ...], number: int) -> Message:
             case "call":
                 parts.append(Call(draw(NAMES), draw(ARGUMENTS), id=ours, provider_id=wire))
             case "rawcall":
-                parts.append(Call("look", {}, id=ours, provider_id=wire, raw=raw["call"]))
+                parts.append(Call("look", {"place": "x"}, id=ours, provider_id=wire, raw=raw["call"]))
             case _:
                 parts.append(Call("look", {}, id=ours, provider_id=wire, malformed='{"pl'))
     return Message("assistant", tuple(parts), form)
@@ -98,7 +98,13 @@ def everything(form: str) -> tuple[Message, ...]:
     return (
         Message("user", (Text("See this."), Attachment("image/png", blob="png"), Attachment("application/pdf", blob="pdf", name="a.pdf"))),
         Message("assistant", (Reasoning("hm", raw["reasoning"]), Text("cited", raw["text"]), Opaque(raw["opaque"]), Opaque(raw["result"]), *calls), form),
-        Message("tool", (Output("t1r1c1", (Text("a place"), Attachment("image/png", blob="png")), provider_id="given", name="look"), Output("t1r1c2", (Text("done"),), provider_id="call_2", name="wait"))),
+        Message(
+            "tool",
+            (
+                Output("t1r1c1", (Text("a place"), Attachment("image/png", blob="png")), provider_id="given", name="look"),
+                Output("t1r1c2", (Text("done"),), provider_id="call_2", name="wait"),
+            ),
+        ),
         Message("assistant", (broken,), form),
         Message("tool", (Output("t1r2c1", (Text("Not a JSON object."),), failed=True, provider_id="call_3", name="look"),)),
         Message("user", (Text("[Note from the harness] go on"),)),

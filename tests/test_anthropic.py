@@ -5,7 +5,7 @@ import json
 import pytest
 from conversations import asked_at, conversations, everything
 from hypothesis import given
-from wires import TOOLS, asked, back, body, heard, pieces_of, pinned, sse, whole
+from wires import TOOLS, asked, back, body, heard, pieces_of, pinned, recorded, sse, whole
 
 from power_agent.errors import ContextTooLong, InvalidInput, ModelError
 from power_agent.messages import Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
@@ -14,73 +14,7 @@ from power_agent.models.anthropic import Anthropic
 FORM = Anthropic()
 MARK = b',"cache_control":{"type":"ephemeral"}'
 
-THINKING = b"""event: message_start
-data: {"type":"message_start","message":{"id":"msg_01","type":"message","role":"assistant","model":"claude-x","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"cache_creation_input_tokens":20,"cache_read_input_tokens":300,"output_tokens":1}}}
-
-event: content_block_start
-data: {"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}
-
-event: ping
-data: {"type": "ping"}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Let me "}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"see \\ud83d"}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"\\ude00"}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"EqQBCgIYAhIM/+=="}}
-
-event: content_block_stop
-data: {"type":"content_block_stop","index":0}
-
-event: content_block_start
-data: {"type":"content_block_start","index":1,"content_block":{"type":"redacted_thinking","data":"EmwKAhgB/+=="}}
-
-event: content_block_stop
-data: {"type":"content_block_stop","index":1}
-
-event: content_block_start
-data: {"type":"content_block_start","index":2,"content_block":{"type":"text","text":""}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":2,"delta":{"type":"text_delta","text":"I look"}}
-
-event: content_block_stop
-data: {"type":"content_block_stop","index":2}
-
-event: content_block_start
-data: {"type":"content_block_start","index":3,"content_block":{"type":"tool_use","id":"toolu_01","name":"look","input":{}}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":""}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":"{\\"place\\": \\"h"}}
-
-event: content_block_delta
-data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":"ere\\"}"}}
-
-event: content_block_stop
-data: {"type":"content_block_stop","index":3}
-
-event: content_block_start
-data: {"type":"content_block_start","index":4,"content_block":{"type":"tool_use","id":"toolu_02","name":"wait","input":{}}}
-
-event: content_block_stop
-data: {"type":"content_block_stop","index":4}
-
-event: message_delta
-data: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"output_tokens":55,"output_tokens_details":{"thinking_tokens":30}}}
-
-event: message_stop
-data: {"type":"message_stop"}
-
-"""
+THINKING = recorded(FORM, "thinking")
 
 
 def start(**usage):
@@ -178,13 +112,24 @@ def test_answer_cut_within_arguments_runs_nothing():
 
 def test_arguments_are_never_repaired():
     for text in ('{"place": "x"', "[1]", '{"a": NaN}', "{'place': 'x'}"):
-        reply = heard(FORM, sse(start(), *block(0, {"type": "tool_use", "id": "a", "name": "look", "input": {}}, {"type": "input_json_delta", "partial_json": text}), *end("tool_use")))
+        reply = heard(
+            FORM, sse(start(), *block(0, {"type": "tool_use", "id": "a", "name": "look", "input": {}}, {"type": "input_json_delta", "partial_json": text}), *end("tool_use"))
+        )
         assert reply.parts == (Call("look", {}, provider_id="a", malformed=text),)
 
 
 def test_ids_that_repeat_or_are_missing_are_read():
     """The reader judges no ids: the log gives each call its own."""
-    reply = heard(FORM, sse(start(), *block(0, {"type": "tool_use", "id": "a", "name": "wait"}), *block(1, {"type": "tool_use", "id": "a", "name": "wait"}), *block(2, {"type": "tool_use", "name": "wait"}), *end("tool_use")))
+    reply = heard(
+        FORM,
+        sse(
+            start(),
+            *block(0, {"type": "tool_use", "id": "a", "name": "wait"}),
+            *block(1, {"type": "tool_use", "id": "a", "name": "wait"}),
+            *block(2, {"type": "tool_use", "name": "wait"}),
+            *end("tool_use"),
+        ),
+    )
     assert [part.provider_id for part in reply.parts] == ["a", "a", None]
 
 
@@ -201,7 +146,12 @@ def test_citations_and_server_tools_are_kept_and_go_back():
     """A search, its result and the citations come back in the next request as they came."""
     search = block(0, {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {}}, {"type": "input_json_delta", "partial_json": '{"query":"x"}'})
     found = block(1, {"type": "web_search_tool_result", "tool_use_id": "srv", "content": [{"type": "web_search_result", "encrypted_content": "Eo=="}]})
-    cited = block(2, {"type": "text", "text": "", "citations": []}, {"type": "text_delta", "text": "so"}, {"type": "citations_delta", "citation": {"type": "char_location", "cited_text": "s"}})
+    cited = block(
+        2,
+        {"type": "text", "text": "", "citations": []},
+        {"type": "text_delta", "text": "so"},
+        {"type": "citations_delta", "citation": {"type": "char_location", "cited_text": "s"}},
+    )
     reply = heard(FORM, sse(start(), *search, *found, *cited, *end("end_turn")))
     assert [type(part) for part in reply.parts] == [Opaque, Opaque, Text]
     sent = back(FORM, reply)["messages"][1]["content"]
@@ -212,7 +162,10 @@ def test_citations_and_server_tools_are_kept_and_go_back():
 
 def test_server_tool_without_a_result_does_not_go_back():
     """Cut between a search and its result, the search alone would be refused."""
-    reply = heard(FORM, sse(start(), *block(0, {"type": "text", "text": "I search"}), *block(1, {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {}}), *end("max_tokens")))
+    reply = heard(
+        FORM,
+        sse(start(), *block(0, {"type": "text", "text": "I search"}), *block(1, {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {}}), *end("max_tokens")),
+    )
     assert [one["type"] for one in back(FORM, reply)["messages"][1]["content"]] == ["text"]
 
 
@@ -247,7 +200,9 @@ def test_stream_without_its_end_is_no_answer():
         assert caught.value.retryable
 
 
-@pytest.mark.parametrize("value", [None, 1, "x", [], {}, {"type": 5}, {"type": "content_block_delta"}, {"type": "content_block_start", "content_block": 3}, {"type": "message_delta", "usage": []}])
+@pytest.mark.parametrize(
+    "value", [None, 1, "x", [], {}, {"type": 5}, {"type": "content_block_delta"}, {"type": "content_block_start", "content_block": 3}, {"type": "message_delta", "usage": []}]
+)
 def test_absurd_values_are_survived(value):
     reading = FORM.read(asked(), stream=True)
     list(reading.take(value))
@@ -262,7 +217,8 @@ def test_absurd_usage_counts_as_none(counts):
 
 
 @pytest.mark.parametrize(
-    ("kind", "retryable"), [("overloaded_error", True), ("api_error", True), ("rate_limit_error", True), ("brand_new_error", True), ("invalid_request_error", False), ("permission_error", False)]
+    ("kind", "retryable"),
+    [("overloaded_error", True), ("api_error", True), ("rate_limit_error", True), ("brand_new_error", True), ("invalid_request_error", False), ("permission_error", False)],
 )
 def test_errors_within_a_stream(kind, retryable):
     with pytest.raises(ModelError) as caught:
@@ -270,7 +226,10 @@ def test_errors_within_a_stream(kind, retryable):
     assert (caught.value.retryable, "Sorry" in caught.value.message) == (retryable, True)
 
 
-@pytest.mark.parametrize(("status", "kind", "retryable"), [(429, "rate_limit_error", True), (529, "overloaded_error", True), (500, "api_error", True), (401, "authentication_error", False), (400, "invalid_request_error", False)])
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [(429, "rate_limit_error", True), (529, "overloaded_error", True), (500, "api_error", True), (401, "authentication_error", False), (400, "invalid_request_error", False)],
+)
 def test_refusals(status, kind, retryable):
     error = FORM.refused(status, {"type": "error", "error": {"type": kind, "message": "Sorry"}}, "")
     assert (type(error), error.retryable, error.status, error.word) == (ModelError, retryable, status, kind)
@@ -279,7 +238,11 @@ def test_refusals(status, kind, retryable):
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(400, "prompt is too long: 216342 tokens > 200000 maximum"), (413, "Request exceeds the maximum size"), (400, "input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000")],
+    [
+        (400, "prompt is too long: 216342 tokens > 200000 maximum"),
+        (413, "Request exceeds the maximum size"),
+        (400, "input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000"),
+    ],
 )
 def test_too_long_is_its_own_error(status, said):
     error = FORM.refused(status, {"type": "error", "error": {"type": "invalid_request_error", "message": said}}, "")
@@ -297,7 +260,15 @@ def test_rate_limit_on_tokens_is_not_too_long():
 
 def test_request_is_pinned():
     """One request with everything in it, and the smallest one."""
-    settings = {"max_output_tokens": 999, "temperature": 1, "stop": ["END"], "tool_choice": "required", "parallel_tool_calls": False, "reasoning_tokens": 1024, "extra": {"metadata": {"user_id": "u"}}}
+    settings = {
+        "max_output_tokens": 999,
+        "temperature": 1,
+        "stop": ["END"],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "reasoning_tokens": 1024,
+        "extra": {"metadata": {"user_id": "u"}},
+    }
     full = FORM.write("claude-x", asked(*everything("anthropic"), system="Be kind.", tools=TOOLS, settings=settings), stream=True)
     assert (full.path, full.framing, dict(full.headers)) == ("/v1/messages", "events", {"anthropic-version": "2023-06-01"})
     pinned(FORM, "everything", full)

@@ -44,6 +44,11 @@ def pieces_of(stream: bytes) -> Iterable[tuple[str, Any]]:
             yield dict(lines).get("event", ""), text if text == "[DONE]" else json.loads(text)
 
 
+def recorded(form: Format, name: str) -> bytes:
+    """A stream as the provider's server writes it."""
+    return (GOLDEN / form.name / f"{name}.sse").read_bytes()
+
+
 def sse(*values: Any, named: bool = True) -> bytes:
     """Write values as server-sent events, named by their type as Anthropic and OpenAI do."""
     return b"".join((f"event: {value['type']}\n" if named and "type" in value else "").encode() + f"data: {json.dumps(value)}\n\n".encode() for value in values)

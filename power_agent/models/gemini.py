@@ -158,8 +158,8 @@ class _Contents:
         function = object_of(made.get("functionCall"))
         named: Part = {"id": call.provider_id or call.id} if function.get("id") else {}
         self._ids[call.id] = text_of(named.get("id")) or None
-        wanted = {**function, **named, "name": name_of(call.name), "args": dict(call.arguments)}
-        return {**made, "functionCall": wanted}
+        arguments: Part = {} if function and call.malformed is None else {"args": dict(call.arguments)}
+        return {**made, "functionCall": {**function, **named, "name": name_of(call.name), **arguments}}
 
     def _results(self, message: Message) -> list[Part]:
         """Answer each call, in order; what a result shows follows behind all of them, because only they may stand together."""
