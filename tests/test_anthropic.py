@@ -110,6 +110,20 @@ def test_answer_cut_within_arguments_runs_nothing():
     assert reply.parts == (Call("look", {}, provider_id="b", malformed='{"place":"x"}'),)
 
 
+def test_what_stands_before_the_cut_is_whole():
+    """A call without arguments in front of the text that was cut can run."""
+    call, text = block(0, {"type": "tool_use", "id": "a", "name": "wait", "input": {}}), block(1, {"type": "text", "text": "And n"}, stop=False)
+    reply = heard(FORM, sse(start(), *call, *text, *end("max_tokens")))
+    assert (reply.finish, reply.parts) == ("length", (Call("wait", {}, provider_id="a"), Text("And n")))
+
+
+def test_last_signature_counts():
+    """A signature comes whole: a second one takes its place."""
+    deltas = [{"type": "signature_delta", "signature": one} for one in ("A==", "B==")]
+    reply = heard(FORM, sse(start(), *block(0, {"type": "thinking", "thinking": "", "signature": ""}, *deltas), *end("end_turn")))
+    assert reply.parts[0].raw == '{"type":"thinking","thinking":"","signature":"B=="}'
+
+
 def test_arguments_are_never_repaired():
     for text in ('{"place": "x"', "[1]", '{"a": NaN}', "{'place': 'x'}"):
         reply = heard(

@@ -131,6 +131,7 @@ def test_answer_cut_within_arguments_runs_nothing():
     assert reply.parts[1] == Call("look", {}, provider_id="b", malformed='{"pla')
     for item in (called('{"pla', status="incomplete"), called("{}", status="incomplete"), called("", status="completed")):
         assert whole(FORM, answered(item, status="incomplete", **cut)).parts[0].malformed == item["arguments"]
+    assert whole(FORM, answered(called("{}", status="incomplete"))).parts[0].malformed == "{}"
     made = back(FORM, reply, Message("tool", (Output("", (Text("x"),), provider_id="call_1"), Output("", (Text("y"),), provider_id="b"))))
     assert made["input"][2]["arguments"] == "{}"
 
@@ -148,6 +149,8 @@ def test_places_and_ids_may_repeat():
     assert [getattr(part, "arguments", None) for part in reply.parts] == [None, {}, {"place": "x"}]
     reply = heard(FORM, sse(*said, *calls, ended(output=[typed("hi"), called("{}"), called('{"place":"x"}')])))
     assert [getattr(part, "arguments", None) for part in reply.parts] == [None, {}, {"place": "x"}]
+    reply = heard(FORM, sse(done(0, called("{}")), done(0, called("{}")), ended()))
+    assert len(reply.parts) == 2
     missing = whole(FORM, answered(called("{}", call_id=None)))
     assert missing.parts[0].provider_id is None
 

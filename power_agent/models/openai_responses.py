@@ -116,13 +116,12 @@ def _spoken(message: Message, part: AnyPart) -> Item | None:
             return own(message, raw, OpenAIResponses.name) or plain
         case Reasoning(raw=raw) | Opaque(opaque=raw):
             return own(message, raw, OpenAIResponses.name)
-        case Call(raw=raw, malformed=malformed):
+        case Call(raw=raw):
             wire_id, name = part.provider_id or part.id, name_of(part.name)
             made = own(message, raw, OpenAIResponses.name)
-            if made is not None and malformed is None and isinstance(made.get("arguments"), str):
+            if made is not None and isinstance(made.get("arguments"), str):
                 return {**made, "call_id": wire_id, "name": name}
-            arguments = body_of(part.arguments).decode() if malformed is None else "{}"
-            return {"type": "function_call", "call_id": wire_id, "name": name, "arguments": arguments}
+            return {"type": "function_call", "call_id": wire_id, "name": name, "arguments": body_of(part.arguments).decode()}
         case _:
             return None
 
