@@ -25,11 +25,11 @@ RAW: Mapping[str, Mapping[str, str]] = {
         "call": '{"id":"fc_1","type":"function_call","status":"completed","arguments":"{\\"place\\": \\"x\\"}","call_id":"given","name":"look"}',
     },
     "gemini": {
-        "reasoning": '{"text":"hm","thought":true,"thoughtSignature":"Cq+/=="}',
-        "text": '{"text":"cited","thoughtSignature":"Dq+/=="}',
+        "reasoning": '{"text":"hm","thought":true,"thoughtSignature":"Cq+/"}',
+        "text": '{"text":"cited","thoughtSignature":"Dq+/"}',
         "opaque": '{"executableCode":{"language":"PYTHON","code":"1"}}',
         "result": '{"groundingMetadata":{"webSearchQueries":["x"]}}',
-        "call": '{"functionCall":{"id":"given","name":"look","args":{"place":"x"}},"thoughtSignature":"Eq+/=="}',
+        "call": '{"functionCall":{"id":"given","name":"look","args":{"place":"x"}},"thoughtSignature":"Eq+/"}',
     },
 }
 

@@ -12,7 +12,7 @@ from power_agent.messages import Attachment, Call, Message, Opaque, Output, Reas
 from power_agent.models.gemini import UNSIGNED, Gemini
 
 FORM = Gemini()
-SIGNED_CALL = '{"functionCall":{"name":"look","args":{"place":"here"}},"thoughtSignature":"CuQBAVSoXO+/=="}'
+SIGNED_CALL = '{"functionCall":{"name":"look","args":{"place":"here"}},"thoughtSignature":"CuQBAVSoXO+/"}'
 
 STREAM = recorded(FORM, "thoughts")
 
