@@ -12,7 +12,8 @@ from power_agent.messages import Attachment, Call, Message, Opaque, Output, Reas
 RAW: Mapping[str, Mapping[str, str]] = {
     "anthropic": {
         "reasoning": '{"type":"thinking","thinking":"hm","signature":"EqQB+/=="}',
-        "text": '{"type":"text","text":"cited","citations":[{"type":"page_location","cited_text":"x","document_index":0}]}',
+        "text": '{"type":"text","text":"cited","citations":[{"type":"page_location","cited_text":"x","document_index":0,"document_title":null,'
+        '"start_page_number":1,"end_page_number":2}]}',
         "opaque": '{"type":"server_tool_use","id":"srvtoolu_1","name":"web_search","input":{"query":"x"}}',
         "result": '{"type":"web_search_tool_result","tool_use_id":"srvtoolu_1","content":[]}',
         "call": '{"type":"tool_use","id":"given","name":"look","input":{"place":"x"},"caller":{"type":"direct"}}',
