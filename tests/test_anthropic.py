@@ -65,6 +65,15 @@ def test_what_was_signed_goes_back_as_it_came():
     assert "EqQB" not in FORM.write("claude-x", foreign, stream=True).body.decode()
 
 
+def test_thought_behind_which_nothing_follows_does_not_go_back():
+    """Cut between a thought and what it led to: the provider refuses an answer that ends with a thought."""
+    thoughts = [*block(0, {"type": "thinking", "thinking": "hm", "signature": "A=="}), *block(1, {"type": "redacted_thinking", "data": "B=="})]
+    alone = heard(FORM, sse(start(), *thoughts, *end("max_tokens")))
+    assert [turn["role"] for turn in back(FORM, alone)["messages"]] == ["user"]
+    spaced = heard(FORM, sse(start(), *block(0, {"type": "text", "text": "So"}), *thoughts[1:], *block(2, {"type": "text", "text": "\n"}), *end("max_tokens")))
+    assert [one["type"] for one in back(FORM, spaced)["messages"][1]["content"]] == ["text"]
+
+
 def test_unsigned_thought_does_not_go_back():
     """A thought that was cut before its signature would be refused."""
     reply = heard(FORM, sse(start(), *block(0, {"type": "thinking", "thinking": "", "signature": ""}, {"type": "thinking_delta", "thinking": "hm"}), *end("max_tokens")))
@@ -371,6 +380,7 @@ def check(made):
                 due.append(one["id"])
             if one["type"] == "thinking":
                 assert one["signature"]
+        assert blocks[-1]["type"] != "thinking"
     assert json.dumps(made).count("cache_control") <= 4
 
 

@@ -10,7 +10,7 @@ from wires import asked
 from power_agent.errors import InvalidInput
 from power_agent.messages import Attachment, Message, clean_text
 from power_agent.models.format import body_of
-from power_agent.models.gleaning import contents_of, data_url, index_of, joined, kept, list_of, name_of, object_of, own, text_of
+from power_agent.models.gleaning import contents_of, data_url, index_of, joined, kept, kind_of, list_of, name_of, object_of, own, text_of
 from power_agent.models.gleaning import given as given_back
 
 ITEMS = st.dictionaries(
@@ -65,6 +65,11 @@ def test_pairs_cut_in_two_are_whole_again():
 @pytest.mark.parametrize(("name", "legal"), [("look", "look"), ("multi_tool_use.parallel", "multi_tool_use_parallel"), ("", "unnamed"), ("x" * 90, "x" * 64), ("ö b", "__b")])
 def test_names_a_model_made_up_are_mended(name, legal):
     assert name_of(name) == legal
+
+
+def test_parameters_of_a_media_type_are_left_out():
+    assert kind_of(Attachment("Text/Plain; charset=utf-8")) == "text/plain"
+    assert data_url(asked(), Attachment("image/PNG;x=y", blob="png")).startswith("data:image/png;base64,")
 
 
 def test_attachments_are_bytes_or_an_address():

@@ -16,7 +16,7 @@ from power_agent.events import Finish
 from power_agent.messages import AnswerPart, AnyPart, Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
 from power_agent.models.failures import broken_off, failure
 from power_agent.models.format import Piece, Sending, arguments_of, base64_of, body_of, count_of
-from power_agent.models.gleaning import EMPTY, closed, contents_of, index_of, is_text, joined, kept, list_of, name_of, object_of, own, text_of
+from power_agent.models.gleaning import EMPTY, closed, contents_of, index_of, is_text, joined, kept, kind_of, list_of, name_of, object_of, own, text_of
 from power_agent.models.settings import Settings, merged
 from power_agent.ports import ModelReply, ModelRequest
 
@@ -28,6 +28,7 @@ VERSION = "2023-06-01"
 
 _MARK = {"type": "ephemeral"}
 _IMAGES = {"image/jpeg", "image/png", "image/gif", "image/webp"}
+_THOUGHTS = {"thinking", "redacted_thinking"}
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 _EFFORTS = {"minimal": "low"}
 _FINISH: Mapping[str, Finish] = {
@@ -139,10 +140,12 @@ def _turns(request: ModelRequest) -> list[Block]:
 
 def _answer(message: Message) -> list[Block]:
     blocks = [block for part in message.parts if (block := _spoken(message, part)) is not None]
-    if message.calls:
-        return blocks  # a server tool may be waiting for these calls' results
-    answered = {block.get("tool_use_id") for block in blocks}
-    return [block for block in blocks if not (text_of(block.get("type")).endswith("_tool_use") and block.get("id") not in answered)]
+    if not message.calls:  # with calls, a server tool may be waiting for their results
+        answered = {block.get("tool_use_id") for block in blocks}
+        blocks = [block for block in blocks if not (text_of(block.get("type")).endswith("_tool_use") and block.get("id") not in answered)]
+    while blocks and blocks[-1].get("type") in _THOUGHTS:  # refused where nothing follows from them
+        blocks.pop()
+    return blocks
 
 
 def _spoken(message: Message, part: AnyPart) -> Block | None:
@@ -185,15 +188,16 @@ def _contents(request: ModelRequest, parts: Iterable[AnyPart]) -> list[Block]:
 
 
 def _attached(request: ModelRequest, part: Attachment) -> Block:
+    kind = kind_of(part)
     title = {"title": part.name} if part.name else {}
     by_address = {"type": "url", "url": part.url} if part.blob is None and part.url is not None else None
-    if part.media_type in _IMAGES or (by_address and part.media_type.startswith("image/")):
-        return {"type": "image", "source": by_address or {"type": "base64", "media_type": part.media_type, "data": base64_of(request, part)}}
-    if part.media_type == "application/pdf":
-        return {"type": "document", "source": by_address or {"type": "base64", "media_type": part.media_type, "data": base64_of(request, part)}, **title}
+    if kind in _IMAGES or (by_address and kind.startswith("image/")):
+        return {"type": "image", "source": by_address or {"type": "base64", "media_type": kind, "data": base64_of(request, part)}}
+    if kind == "application/pdf":
+        return {"type": "document", "source": by_address or {"type": "base64", "media_type": kind, "data": base64_of(request, part)}, **title}
     if is_text(part) and not by_address:
         return {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": contents_of(request, part)}, **title}
-    raise InvalidInput(f"The format anthropic cannot carry {part.media_type}.", hint="It takes JPEG, PNG, GIF and WebP images, PDF documents and plain text.")
+    raise InvalidInput(f"The format anthropic cannot carry {kind}.", hint="It takes JPEG, PNG, GIF and WebP images, PDF documents and plain text.")
 
 
 # -- wire → our answer -------------------------------------------------------------------------------------------------

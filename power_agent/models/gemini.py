@@ -17,7 +17,7 @@ from power_agent.limits import MAX_BACKOFF_SECONDS
 from power_agent.messages import AnswerPart, AnyPart, Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
 from power_agent.models.failures import broken_off, failure
 from power_agent.models.format import Piece, Sending, base64_of, body_of, count_of
-from power_agent.models.gleaning import EMPTY, closed, joined, kept, list_of, name_of, object_of, own, text_of
+from power_agent.models.gleaning import EMPTY, closed, joined, kept, kind_of, list_of, name_of, object_of, own, text_of
 from power_agent.models.settings import Settings, merged
 from power_agent.ports import ModelReply, ModelRequest
 
@@ -187,11 +187,12 @@ class _Contents:
         return told
 
     def _attached(self, part: Attachment) -> Part:
-        if not part.media_type.startswith(("image/", "audio/", "video/", "text/", "application/pdf", "application/json")):
-            raise InvalidInput(f"The format gemini cannot carry {part.media_type}.", hint="It takes images, sound, video, PDF documents and text.")
+        kind = kind_of(part)
+        if not kind.startswith(("image/", "audio/", "video/", "text/", "application/pdf", "application/json")):
+            raise InvalidInput(f"The format gemini cannot carry {kind}.", hint="It takes images, sound, video, PDF documents and text.")
         if part.blob is None and part.url is not None:
-            return {"fileData": {"mimeType": part.media_type, "fileUri": part.url}}
-        return {"inlineData": {"mimeType": part.media_type, "data": base64_of(self._request, part)}}
+            return {"fileData": {"mimeType": kind, "fileUri": part.url}}
+        return {"inlineData": {"mimeType": kind, "data": base64_of(self._request, part)}}
 
 
 def _spoken(message: Message, part: AnyPart) -> Part | None:

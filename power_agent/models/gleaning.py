@@ -81,9 +81,14 @@ def name_of(name: str) -> str:
     return _NO_NAME.sub("_", name)[:64] or "unnamed"
 
 
+def kind_of(part: Attachment) -> str:
+    """Return the media type of an attachment without its parameters."""
+    return part.media_type.partition(";")[0].strip().lower()
+
+
 def is_text(part: Attachment) -> bool:
     """Say whether an attachment can be read as it is."""
-    return part.media_type.startswith("text/") or part.media_type == "application/json"
+    return kind_of(part).startswith("text/") or kind_of(part) == "application/json"
 
 
 def contents_of(request: ModelRequest, part: Attachment) -> str:
@@ -94,7 +99,7 @@ def contents_of(request: ModelRequest, part: Attachment) -> str:
 
 def data_url(request: ModelRequest, part: Attachment) -> str:
     """Return where an attachment can be fetched, or its bytes as an address of their own."""
-    return part.url if part.blob is None and part.url is not None else f"data:{part.media_type};base64,{base64_of(request, part)}"
+    return part.url if part.blob is None and part.url is not None else f"data:{kind_of(part)};base64,{base64_of(request, part)}"
 
 
 def closed(schema: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from power_agent.events import Finish
 from power_agent.messages import AnswerPart, AnyPart, Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
 from power_agent.models.failures import broken_off, failure
 from power_agent.models.format import Piece, Sending, arguments_of, body_of, count_of
-from power_agent.models.gleaning import EMPTY, closed, data_url, index_of, joined, kept, list_of, name_of, object_of, own, text_of
+from power_agent.models.gleaning import EMPTY, closed, data_url, index_of, joined, kept, kind_of, list_of, name_of, object_of, own, text_of
 from power_agent.models.settings import Settings, merged, unsayable
 from power_agent.ports import ModelReply, ModelRequest
 
@@ -146,14 +146,15 @@ def _contents(request: ModelRequest, parts: Iterable[AnyPart]) -> list[Item]:
 
 
 def _attached(request: ModelRequest, part: Attachment) -> Item:
+    kind = kind_of(part)
     address = data_url(request, part)
-    if part.media_type.startswith("image/"):
+    if kind.startswith("image/"):
         return {"type": "input_image", "detail": "auto", "image_url": address}
-    if part.media_type.startswith(("application/", "text/")):
+    if kind.startswith(("application/", "text/")):
         if part.blob is None:
             return {"type": "input_file", "file_url": address}
-        return {"type": "input_file", "filename": part.name or f"document.{part.media_type.rpartition('/')[2]}", "file_data": address}
-    raise InvalidInput(f"The format {OpenAIResponses.name} cannot carry {part.media_type}.", hint="It takes images and documents.")
+        return {"type": "input_file", "filename": part.name or f"document.{kind.rpartition('/')[2]}", "file_data": address}
+    raise InvalidInput(f"The format {OpenAIResponses.name} cannot carry {kind}.", hint="It takes images and documents.")
 
 
 # -- wire → our answer -------------------------------------------------------------------------------------------------
