@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conversations import asked_at, conversations, everything
+from gatekeepers import GATEKEEPERS
 from hypothesis import given
 from wires import TOOLS, asked, back, body, heard, pieces_of, pinned, recorded, sse, whole
 
@@ -358,39 +359,13 @@ def test_documents():
 # -- every legal conversation ------------------------------------------------------------------------------------------
 
 
-def check(made):
-    """What the provider checks: roles in turn, content that is not empty, each call answered directly, ids once, at most four marks."""
-    turns = made["messages"]
-    assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2) + ["user"]
-    ids, due = set(), []
-    for turn in turns:
-        blocks = turn["content"]
-        assert blocks
-        if turn["role"] == "user":
-            assert [one["tool_use_id"] for one in blocks[: len(due)]] == due
-            assert all(one["type"] in {"text", "image", "document"} for one in blocks[len(due) :])
-        due = []
-        for one in blocks:
-            assert one["type"] != "text" or one["text"].strip()
-            if one["type"] == "tool_use":
-                assert one["id"] not in ids
-                assert one["name"]
-                assert isinstance(one["input"], dict)
-                ids.add(one["id"])
-                due.append(one["id"])
-            if one["type"] == "thinking":
-                assert one["signature"]
-        assert blocks[-1]["type"] != "thinking"
-    assert json.dumps(made).count("cache_control") <= 4
-
-
 @given(conversations("anthropic"))
 def test_every_conversation_is_valid_and_extends_the_former(messages):
     """Whatever was said, the request is one the provider takes, and apart from the marks it begins with the former request."""
     former = b""
     for length in asked_at(messages):
         sent = FORM.write("m", asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
-        check(json.loads(sent))
+        GATEKEEPERS[FORM.name](json.loads(sent))
         assert sent == FORM.write("m", asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
         bare = sent.replace(MARK, b"")
         assert bare.startswith(former)

@@ -141,8 +141,8 @@ def _turns(request: ModelRequest) -> list[Block]:
 def _answer(message: Message) -> list[Block]:
     blocks = [block for part in message.parts if (block := _spoken(message, part)) is not None]
     if not message.calls:  # with calls, a server tool may be waiting for their results
-        answered = {block.get("tool_use_id") for block in blocks}
-        blocks = [block for block in blocks if not (text_of(block.get("type")).endswith("_tool_use") and block.get("id") not in answered)]
+        answered = {text_of(block.get("tool_use_id")) for block in blocks}
+        blocks = [block for block in blocks if not (text_of(block.get("type")).endswith("_tool_use") and text_of(block.get("id")) not in answered)]
     while blocks and blocks[-1].get("type") in _THOUGHTS:  # refused where nothing follows from them
         blocks.pop()
     return blocks
@@ -326,15 +326,18 @@ def _part(growing: _Growing, *, cut: bool) -> AnswerPart | None:
             extras = any(value for name, value in block.items() if name not in {"type", "text"})
             return Text(text, kept(block) if extras else None) if text else None
         case "thinking":
-            return Reasoning(text_of(block.get("thinking")), kept(block) if block.get("signature") else None)
+            signed = text_of(block.get("signature")) and isinstance(block.get("thinking"), str)
+            return Reasoning(text_of(block.get("thinking")), kept(block) if signed else None)
         case "redacted_thinking":
-            return Reasoning("", kept(block))
+            return Reasoning("", kept(block)) if text_of(block.get("data")) else None
         case "tool_use":
             return _call(growing, cut=cut)
         case "input_json":
             return None
-        case _:
+        case str(kind) if kind:
             return Opaque(kept(block))
+        case _:
+            return None
 
 
 def _call(growing: _Growing, *, cut: bool) -> Call:

@@ -285,7 +285,8 @@ class GeminiReading:
             self._growing.append(text)
         else:  # something stands beside the text, most often a signature: the part stays by itself
             self._settle()
-            self._parts.append(_signed(part, text, thought=thought))
+            if text or part.get("thoughtSignature"):
+                self._parts.append(_signed(part, text, thought=thought))
         return [("reasoning" if thought else "text", text)] if text else ()
 
     def _settle(self) -> None:

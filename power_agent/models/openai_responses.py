@@ -101,8 +101,8 @@ def _items(request: ModelRequest, message: Message) -> list[Item]:
 
 def _answer(message: Message) -> list[Item]:
     items = [item for part in message.parts if (item := _spoken(message, part)) is not None]
-    answered = {item.get("call_id") for item in items if text_of(item.get("type")).endswith("_output")}
-    items = [item for item in items if item.get("type") == "function_call" or "call_id" not in item or item["call_id"] in answered]
+    answered = {text_of(item.get("call_id")) for item in items if text_of(item.get("type")).endswith("_output")}
+    items = [item for item in items if item.get("type") == "function_call" or "call_id" not in item or text_of(item["call_id"]) in answered]
     while items and items[-1].get("type") == "reasoning":
         items.pop()
     return items
@@ -129,7 +129,7 @@ def _spoken(message: Message, part: AnyPart) -> Item | None:
 def _result(request: ModelRequest, output: Output) -> Item:
     contents = _contents(request, output.content)
     plain = all(content["type"] == "input_text" for content in contents)
-    said = "\n".join(content["text"] for content in contents) if plain else contents
+    said = ("\n".join(content["text"] for content in contents) or EMPTY) if plain else contents
     if output.failed:  # the format has no field for it
         said = f"Error: {said}" if isinstance(said, str) else [{"type": "input_text", "text": "Error:"}, *said]
     return {"type": "function_call_output", "call_id": output.provider_id or output.call, "output": said}
@@ -236,18 +236,18 @@ class ResponsesReading:
         return [("text", text) for growing in self._items if (text := _said(growing)[0])]
 
     def _end(self, response: Item) -> None:
-        status = response.get("status")
+        status = text_of(response.get("status"))
         if status in {"failed", "cancelled"} or response.get("error"):
             raise _reported(response, f"The response is {status}.", None)
         if status in {"queued", "in_progress"}:
             raise broken_off()
         self._response, self._done = response, True
-        done = {growing.item.get("id"): growing.item for growing in self._items if growing.whole and growing.item.get("encrypted_content")}
+        done = {text_of(growing.item.get("id")): growing.item for growing in self._items if growing.whole and growing.item.get("encrypted_content")}
         final = [object_of(item) for item in list_of(response.get("output"))]
         if final:  # some servers leave it empty behind a stream; then what was done in the stream counts
             self._items = [_Growing(place, item) for place, item in enumerate(final)]
             for growing in self._items:
-                growing.finish(growing.item if growing.item.get("encrypted_content") else done.get(growing.item.get("id"), growing.item))
+                growing.finish(growing.item if growing.item.get("encrypted_content") else done.get(text_of(growing.item.get("id")), growing.item))
 
     def _finish(self, parts: list[AnswerPart]) -> Finish:
         if self._response.get("status") == "incomplete":
@@ -268,27 +268,34 @@ def _said(growing: _Growing) -> tuple[str, bool]:
     return text or joined(growing.pieces["text"]), bool(refusals)
 
 
+def _sound(message: Item) -> bool:
+    """Say whether a message has the shape in which it can go back."""
+    contents = list_of(message.get("content"))
+    texts = (object_of(content).get("text", object_of(content).get("refusal")) for content in contents)
+    return bool(contents) and message.get("role") == "assistant" and all(isinstance(text, str) for text in texts)
+
+
 def _part(growing: _Growing, *, cut: bool) -> AnswerPart | None:
     item = growing.item
     match item.get("type"):
         case "message":
             text = joined([_said(growing)[0]])
-            return Text(text, kept(item) if list_of(item.get("content")) else None) if text else None
+            return Text(text, kept(item) if _sound(item) else None) if text else None
         case "reasoning":
             return _reasoning(growing)
         case "function_call":
             return _call(growing, cut=cut)
-        case None | "":
-            return None
-        case _:
+        case str(kind) if kind:
             return Opaque(kept(item))
+        case _:
+            return None
 
 
 def _reasoning(growing: _Growing) -> Reasoning | None:
     item = growing.item
     pieces = [text_of(object_of(piece).get("text")) for piece in [*list_of(item.get("summary")), *list_of(item.get("content"))]]
     text = "\n\n".join(piece for piece in pieces if piece) or joined(growing.pieces["reasoning"])
-    alone = item.get("encrypted_content") or item.get("content")  # else only the provider could look it up, and it keeps nothing
+    alone = text_of(item.get("encrypted_content")) or list_of(item.get("content"))  # else only the provider could look it up, and it keeps nothing
     return Reasoning(joined([text]), kept(item) if alone else None) if text or alone else None
 
 
@@ -301,7 +308,8 @@ def _call(growing: _Growing, *, cut: bool) -> Call:
     if malformed is None and (broken or (cut and not text.strip())):
         arguments, malformed = {}, text
     wire_id = text_of(item.get("call_id")) or None
-    return Call(text_of(item.get("name")), arguments, provider_id=wire_id, malformed=malformed, raw=kept(item) if malformed is None else None)
+    whole = malformed is None and said == text and text.strip()
+    return Call(text_of(item.get("name")), arguments, provider_id=wire_id, malformed=malformed, raw=kept(item) if whole else None)
 
 
 def _usage(said: Item) -> Usage:
