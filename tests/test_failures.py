@@ -53,6 +53,12 @@ def test_sentences_that_say_something_else(said):
     assert not isinstance(failure(said, status=400), ContextTooLong)
 
 
+def test_wrong_key_is_hinted_at():
+    assert "key" in failure("", status=401).hint
+    assert "key" in failure("", word="authentication_error").hint
+    assert failure("", status=404).hint == ""
+
+
 def test_message_says_what_was_reported():
     """On one line, and not for ever."""
     error = failure("Sorry,\n\n busy " + "x" * 5_000, status=529, word="overloaded_error")

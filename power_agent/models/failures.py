@@ -34,6 +34,7 @@ FINAL_WORDS = frozenset(
 )
 """Errors that waiting does not mend, whatever status they come with; without a status every other one is worth another attempt."""
 
+_KEY_WORDS = frozenset({"authentication_error", "invalid_api_key", "permission_error", "PERMISSION_DENIED", "UNAUTHENTICATED"})
 _TOO_LONG_WORDS = frozenset({"context_length_exceeded", "request_too_large", "string_above_max_length"})
 _TOO_LONG = re.compile(
     r"prompt is too long|exceeds? (the |your |this model's )?(maximum )?(available )?context|maximum context length|context (length|window|limit) (was |is )?exceeded"
@@ -52,7 +53,8 @@ def failure(said: str, *, status: int | None = None, word: str = "", retry_after
         return ContextTooLong(message, **fields)
     mends = status is None or status in RETRYABLE_STATUSES or status >= 500  # noqa: PLR2004  the server's own errors
     retryable = mends and word not in FINAL_WORDS and not word.startswith("invalid_")
-    return ModelError(message, retryable=retryable, retry_after=retry_after if retryable else None, **fields)
+    hint = "Check the key, and what it may do." if status in {401, 403} or word in _KEY_WORDS else None
+    return ModelError(message, hint=hint, retryable=retryable, retry_after=retry_after if retryable else None, **fields)
 
 
 def _too_long(said: str, status: int | None, word: str) -> bool:
