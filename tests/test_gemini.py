@@ -149,6 +149,10 @@ def test_what_is_not_known_is_kept():
     assert back(FORM, reply)["contents"][1]["parts"] == [{"text": "a"}, code, drawn, {"text": "b"}]
 
 
+def test_part_with_nothing_in_it_is_passed_over():
+    assert whole(FORM, said({"text": "", "extra": None}, {"text": ""}, {}, {"text": "hi"})).parts == (Text("hi"),)
+
+
 def test_stream_without_its_end_is_no_answer():
     events = list(pieces_of(STREAM))
     for length in range(len(events)):

@@ -173,6 +173,13 @@ def test_items_that_are_never_called_done_are_read_from_their_pieces():
     assert heard(FORM, sse(*pieces[1:], ended())).parts == (Text("hi"),)
 
 
+def test_message_of_a_broken_shape_goes_back_as_its_text():
+    """What the provider would not take as its own item is said anew."""
+    for broken in ({"content": [{"type": "output_text", "text": "hi"}, {"type": "output_text"}]}, {"role": None}):
+        reply = whole(FORM, answered(typed("hi", **broken)))
+        assert back(FORM, reply)["input"][1] == {"type": "message", "role": "assistant", "content": "hi"}
+
+
 def test_better_copy_of_reasoning_counts():
     """When the last word about the whole leaves the encrypted content out, the item from the stream is used."""
     reply = heard(FORM, sse(done(0, json.loads(REASONING)), done(1, typed("hi")), ended(output=[{"id": "rs_1", "type": "reasoning", "summary": []}, typed("hi")])))
