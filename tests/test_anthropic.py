@@ -193,6 +193,15 @@ def test_server_tool_without_a_result_does_not_go_back():
     assert [one["type"] for one in back(FORM, reply)["messages"][1]["content"]] == ["text"]
 
 
+def test_server_tool_that_waits_for_a_call_goes_back():
+    """Code that the provider runs may call one of our tools: its result comes later, and the provider wants to see what asked."""
+    asks = block(0, {"type": "server_tool_use", "id": "srv", "name": "code_execution", "input": {}})
+    call = block(1, {"type": "tool_use", "id": "a", "name": "wait", "input": {}, "caller": {"type": "code_execution_20260120", "tool_id": "srv"}})
+    reply = heard(FORM, sse(start(), *asks, *call, *end("tool_use")))
+    sent = back(FORM, reply, Message("tool", (Output("", (Text("x"),), provider_id="a"),)))["messages"][1]["content"]
+    assert [one["type"] for one in sent] == ["server_tool_use", "tool_use"]
+
+
 def test_what_is_not_known_is_kept():
     """Blocks, deltas and events of kinds that are not known end nothing; the blocks go back."""
     odd = block(0, {"type": "compaction", "content": "a"}, {"type": "compaction_delta", "content": "b", "level": 2})
