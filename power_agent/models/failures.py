@@ -9,9 +9,8 @@ import re
 from typing import Any
 
 from power_agent.errors import ContextTooLong, ModelError
+from power_agent.models.format import may_help
 
-RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 529})
-"""Besides all of 500 to 599: a time-out, a conflict, too early, too many, overloaded."""
 FINAL_WORDS = frozenset(
     {
         "authentication_error",
@@ -51,8 +50,7 @@ def failure(said: str, *, status: int | None = None, word: str = "", retry_after
     fields: dict[str, Any] = {name: value for name, value in (("status", status), ("word", word)) if value}
     if _too_long(said, status, word):
         return ContextTooLong(message, **fields)
-    mends = status is None or status in RETRYABLE_STATUSES or status >= 500  # noqa: PLR2004  the server's own errors
-    retryable = mends and word not in FINAL_WORDS and not word.startswith("invalid_")
+    retryable = (status is None or may_help(status)) and word not in FINAL_WORDS and not word.startswith("invalid_")
     hint = "Check the key, and what it may do." if status in {401, 403} or word in _KEY_WORDS else None
     return ModelError(message, hint=hint, retryable=retryable, retry_after=retry_after if retryable else None, **fields)
 

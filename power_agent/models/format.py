@@ -43,7 +43,8 @@ class Reading(Protocol):
     def take(self, data: Any, event: str = "") -> Iterable[Piece]:
         """Take one JSON value as the framing delivered it (`event` is an SSE event's name); return what to glimpse.
 
-        Raises `ModelError` for an error that was reported inside the stream.
+        The one line of SSE that is no JSON, `[DONE]`, comes as that text, and is the last. Values of a shape that is not known
+        are passed over. Raises `ModelError` for an error that was reported inside the stream.
         """
         ...
 
@@ -76,7 +77,10 @@ class Format(Protocol):
         ...
 
     def refused(self, status: int, body: Any, text: str) -> ModelError:
-        """Translate an HTTP error whose body is JSON (`body`) or is not (`None`, and `text` says how it began)."""
+        """Translate an HTTP error whose body is JSON (`body`) or is not (`None`, and `text` says how it began).
+
+        `may_help(status)` says whether another attempt may help; what the pipe reads off the headers (`Retry-After`) it adds itself.
+        """
         ...
 
 
@@ -113,6 +117,18 @@ def arguments_of(text: str) -> tuple[dict[str, Any], str | None]:
 def count_of(value: Any) -> int:
     """Read a number of tokens; what is missing, negative or absurd counts as none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < ABSURD_TOKENS else 0
+
+
+def may_help(status: int) -> bool:
+    """Say whether the same request may be answered later: timed out, in conflict, too many, or the server's own trouble (529: overloaded)."""
+    return status in {408, 409, 425, 429} or 500 <= status <= 599  # noqa: PLR2004  the statuses of HTTP, in the order of the sentence
+
+
+def mended(text: str) -> str:
+    """Put together the halves of a surrogate pair that came in two pieces; what is really half stays."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return text
 
 
 ABSURD_TOKENS = 10**10

@@ -13,7 +13,7 @@ from typing import Any
 
 from power_agent.foreign import ForeignError, parsed
 from power_agent.messages import Attachment, Message, restore_text
-from power_agent.models.format import base64_of
+from power_agent.models.format import base64_of, mended
 from power_agent.ports import ModelRequest
 
 EMPTY = "(empty)"
@@ -44,18 +44,13 @@ def index_of(value: Any, missing: int) -> int:
 
 def joined(pieces: list[str]) -> str:
     """Put the pieces of a text together; a character that was cut in two between pieces (a surrogate pair) is whole again."""
-    text = "".join(pieces)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    return text
+    return mended("".join(pieces))
 
 
 def kept(value: Any) -> str:
     """Return an item as the exact text that is kept as `raw`. Half a surrogate pair, which UTF-8 cannot say, is replaced."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return joined([text]).encode("utf-8", "replace").decode()
+    return mended(text).encode("utf-8", "replace").decode()
 
 
 def given(raw: str | None) -> dict[str, Any] | None:
