@@ -26,6 +26,8 @@
     │   │   └─ FileProtected    inside the root, and still not the model's to touch
     │   └─ FileChanged  EditRefused  SearchFailed
     ├─ ModelError               the model did not answer; `retryable` says whether another attempt may help
+    │   └─ ContextTooLong       the request is larger than what the model reads
+    ├─ WireError                a server could not be reached, fell silent, or sent more or less than it should
     └─ StoreError               the file, the disk, the version
         ├─ StoreNotFound  StoreForeign  StoreNewer  StoreChanged  StoreDamaged
         ├─ StoreOnNetwork  StoreReadOnly  StoreFull  StoreBusy
@@ -355,6 +357,26 @@ class ModelError(PowerAgentError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable, "retry_after": self.retry_after})
+
+
+class ContextTooLong(ModelError):
+    """The request is larger than what the model reads. Asking again changes nothing."""
+
+    code = "context_too_long"
+    default_hint = "Start a new session, or ask a model with a larger window."
+
+
+class WireError(PowerAgentError):
+    """A server could not be reached, fell silent, or sent more or less than it should. `retryable` says whether another attempt may help."""
+
+    code = "wire"
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False, **fields: Any) -> None:
+        super().__init__(message, hint=hint, **fields)
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable})
 
 
 # -- the file, the disk, the version -----------------------------------------------------------------------------------

@@ -112,3 +112,19 @@ SEARCH_SECONDS = 20.0
 """How long one search may match: a pattern can be made that would take longer than the universe has existed."""
 FILE_LOCK_SECONDS = 5.0
 """How long a write waits for another write in the same directory."""
+CONNECT_SECONDS = 10.0
+"""How long a connection to a server may take, TLS included."""
+FIRST_BYTE_SECONDS = 600.0
+"""How long a server may think before it says anything: an answer that is not streamed comes all at once, after minutes."""
+BETWEEN_BYTES_SECONDS = 180.0
+"""How long a server may fall silent in the middle: a model that reasons without showing it does."""
+WHOLE_ANSWER_SECONDS = 3_600.0
+"""How long one answer may take altogether; a server that sends a byte a second ends here."""
+LINGER_SECONDS = 2.0
+"""How long the end of a stream is waited for once the answer is whole: counts may follow, and the connection can be used again."""
+MAX_BODY_BYTES = 67_108_864
+"""One answer of a server, unpacked. What a fact may hold is far less; base64 and event frames around it are more."""
+MAX_WIRE_EVENT_BYTES = 33_554_432
+"""One event or line of a stream: some formats repeat the whole answer in the last one."""
+MAX_ERROR_BYTES = 65_536
+"""What is read of an error's body; a page of HTML need not be."""

@@ -46,6 +46,8 @@ CODES = {
     "edit_refused": "EditRefused",
     "search_failed": "SearchFailed",
     "model": "ModelError",
+    "context_too_long": "ContextTooLong",
+    "wire": "WireError",
     "store": "StoreError",
     "store_not_found": "StoreNotFound",
     "store_foreign": "StoreForeign",

@@ -1,0 +1,219 @@
+"""A model behind HTTP: a wire format, an address, a key and a client. One attempt per `ask`; trying again is the drive's business.
+
+    write → send → (status that is no success? → refused) → read piece by piece, telling glimpses → the whole answer
+
+A stream that ends before the provider said that the answer is whole is no answer. The key stands in the headers that are sent
+and nowhere else: not in an error, not in a `repr`, not in what a server says back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+from power_agent.clock import SystemClock
+from power_agent.errors import InvalidInput, ModelError, WireError
+from power_agent.foreign import ForeignError, parsed
+from power_agent.limits import LINGER_SECONDS, MAX_BACKOFF_SECONDS, MAX_ERROR_BYTES
+from power_agent.models.format import Format, Framing, Reading, Sending
+from power_agent.models.secret import Blackout, Secret
+from power_agent.ports import Clock, Glimpse, ModelReply, ModelRequest
+from power_agent.wire import Bounds, Incoming, Wire
+
+T = TypeVar("T")
+
+_LAST_WORD = "[DONE]"
+_SECRET_HEADERS = ("auth", "key", "token", "secret", "cookie", "password")
+
+
+class HTTPModel:
+    """Speaks one format with one server. `headers` are sent with every request; a `client` of your own is not closed here."""
+
+    def __init__(  # noqa: PLR0913  what a connection is made of
+        self,
+        form: Format,
+        model: str,
+        *,
+        base_url: str,
+        key: str | Secret | None = None,
+        headers: Mapping[str, str] | None = None,
+        client: Any = None,
+        stream: bool = True,
+        name: str | None = None,
+        bounds: Bounds = Bounds(),  # noqa: B008  frozen
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = name or f"{form.name}:{model}"
+        self.base_url = _address(base_url)
+        self._format = form
+        self._model = model
+        self._stream = stream
+        self._wire = Wire(client, bounds=bounds)
+        self._clock = clock or SystemClock()
+        self._key = key if isinstance(key, Secret) or key is None else Secret(key)
+        self._headers = {str(name).lower(): Secret(str(value), f"header {name}") for name, value in (headers or {}).items()}
+        hidden = [value for name, value in self._headers.items() if any(word in name for word in _SECRET_HEADERS)]
+        self._hide = Blackout([*hidden, self._key] if self._key is not None else hidden)
+
+    def __repr__(self) -> str:
+        return f"HTTPModel({self.name!r}, {self.base_url!r})"
+
+    async def aclose(self) -> None:
+        """Close the connections, unless they belong to a client that was passed in."""
+        await self._wire.aclose()
+
+    async def ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
+        """Ask once. Raises `ModelError` and nothing else but a cancellation."""
+        try:
+            return await self._ask(request, glimpse)
+        except ModelError as error:
+            raise self._hidden(error) from None
+        except (InvalidInput, WireError) as error:
+            raise self._hidden(ModelError(error.message, hint=error.hint, retryable=error.retryable)) from None
+
+    async def _ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
+        sending = self._format.write(self._model, request, stream=self._stream)
+        async with self._wire.send("POST", f"{self.base_url}{sending.path}", headers=self._all_headers(sending), body=sending.body) as incoming:
+            if not 200 <= incoming.status <= 299:  # noqa: PLR2004  success, as HTTP has it
+                raise await self._refused(incoming)
+            framing = sending.framing
+            if framing != "whole" and incoming.kind == "application/json":  # it does not stream, whatever it was asked
+                framing = "whole"
+            reading = self._format.read(request, stream=framing != "whole")
+            return await self._read(incoming, framing, reading, glimpse)
+
+    def _all_headers(self, sending: Sending) -> dict[str, str]:
+        accept = {"events": "text/event-stream", "lines": "application/x-ndjson", "whole": "application/json"}[sending.framing]
+        headers = {"content-type": "application/json", "accept": accept, "user-agent": "power-agent"}
+        headers |= {name.lower(): value for name, value in sending.headers.items()}
+        if self._key is not None:
+            headers |= {name.lower(): value for name, value in self._format.authorise(self._key.reveal()).items()}
+        return headers | {name: value.reveal() for name, value in self._headers.items()}
+
+    # -- an answer -----------------------------------------------------------------------------------------------------
+
+    async def _read(self, incoming: Incoming, framing: Framing, reading: Reading, glimpse: Glimpse) -> ModelReply:
+        if framing == "whole":
+            self._take(reading, await self._whole(incoming), "", glimpse)
+        else:
+            await self._read_stream(incoming, framing, reading, glimpse)
+        if not reading.done:
+            raise ModelError("The answer ended before it was whole.", retryable=True)
+        return _trusted(reading.reply)
+
+    async def _read_stream(self, incoming: Incoming, framing: Framing, reading: Reading, glimpse: Glimpse) -> None:
+        """Take what comes until the last word; trouble behind a whole answer changes nothing any more."""
+        try:
+            async with aclosing(_pieces(incoming, framing)) as pieces:
+                async for event, text in pieces:
+                    self._take(reading, text if text == _LAST_WORD else _json(text), event, glimpse)
+                    if text == _LAST_WORD:
+                        return
+                    if reading.done:
+                        incoming.linger(LINGER_SECONDS)
+        except WireError:
+            if not reading.done:
+                raise
+
+    async def _whole(self, incoming: Incoming) -> Any:
+        text = (await incoming.whole()).decode("utf-8", "replace")
+        body = _json(text)
+        if isinstance(body, dict) and body.get("error") and len(body) <= 2:  # noqa: PLR2004  an error, sent as a success
+            raise _trusted(lambda: self._format.refused(500, body, self._hide(text)[:1_000]))
+        return body
+
+    def _take(self, reading: Reading, data: Any, event: str, glimpse: Glimpse) -> None:
+        for kind, text in _trusted(lambda: list(reading.take(data, event))):
+            glimpse(kind, text)
+
+    # -- a refusal -----------------------------------------------------------------------------------------------------
+
+    async def _refused(self, incoming: Incoming) -> ModelError:
+        if 300 <= incoming.status <= 399:  # noqa: PLR2004  redirects, as HTTP has them
+            return ModelError(f"The server answered with a redirect ({incoming.status}), which is not followed.", hint="Set base_url to where the server really is.")
+        try:
+            text = self._hide((await incoming.whole(MAX_ERROR_BYTES)).decode("utf-8", "replace"))
+        except WireError:  # the status says enough
+            text = ""
+        try:
+            body = parsed(text)
+        except ForeignError:
+            body = None
+        error = _trusted(lambda: self._format.refused(incoming.status, body, text[:1_000]))
+        advice = incoming.headers.get("x-should-retry", "").strip().lower()
+        if advice in {"true", "false"}:
+            error.retryable = advice == "true"
+        if error.retryable and error.retry_after is None:
+            error.retry_after = retry_after(incoming.headers, self._clock.now())
+        return error
+
+    def _hidden(self, error: ModelError) -> ModelError:
+        """Return the error without a secret in it, and without what it was made from."""
+        fields = {name: self._hide(value) if isinstance(value, str) else value for name, value in error.fields.items()}
+        return type(error)(self._hide(error.message), hint=self._hide(error.hint), retryable=error.retryable, retry_after=error.retry_after, **fields)
+
+
+def _address(base_url: str) -> str:
+    address = base_url.rstrip("/")
+    if not address.startswith(("http://", "https://")):
+        raise InvalidInput(f"{base_url[:100]!r} is no base URL.", hint="It begins with https:// (or http:// for a server of your own).")
+    return address
+
+
+async def _pieces(incoming: Incoming, framing: Framing) -> AsyncGenerator[tuple[str, str], None]:
+    """Yield the stream's pieces: an event's name, if the framing has such, and its text."""
+    if framing == "lines":
+        async with aclosing(incoming.lines()) as lines:
+            async for line in lines:
+                yield "", line
+        return
+    async with aclosing(incoming.events()) as events:
+        async for event in events:
+            yield event.name, event.data.strip()
+
+
+def _json(text: str) -> Any:
+    try:
+        return parsed(text)
+    except ForeignError as error:
+        raise ModelError(f"The server's answer cannot be read. {error}", retryable=True) from None
+
+
+def _trusted(work: Callable[[], T]) -> T:
+    """Let a format read what a stranger sent: what it trips over is the answer's fault, and another answer may do."""
+    try:
+        return work()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"The server's answer has a shape that cannot be read: {type(error).__name__}: {error}"[:500], retryable=True) from error
+
+
+def retry_after(headers: Mapping[str, str], now: int) -> float | None:
+    """Return the seconds that a server asks to wait, never below 0 and never above an hour; None when it says nothing that can be read.
+
+    A date is measured against the server's own clock where it tells it.
+    """
+    for name, unit in (("retry-after-ms", 1_000), ("retry-after", 1)):
+        try:
+            seconds = float(headers.get(name, "")) / unit
+        except ValueError:
+            continue
+        if seconds == seconds:  # noqa: PLR0124  not NaN
+            return min(max(seconds, 0.0), float(MAX_BACKOFF_SECONDS))
+    until = _date(headers.get("retry-after"))
+    if until is None:
+        return None
+    since = _date(headers.get("date")) or datetime.fromtimestamp(now / 1000, UTC)
+    return min(max((until - since).total_seconds(), 0.0), float(MAX_BACKOFF_SECONDS))
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)

@@ -1,0 +1,319 @@
+"""OpenAI Chat Completions, and the many servers that speak it.
+
+Written: `tools`, settings, `messages` last, so that a longer conversation begins with the bytes of a shorter one. Read: deltas, or
+one body. Other servers repeat the id and the name in every delta, leave the index or the id out, send a call in one piece, think
+in `reasoning_content` or `reasoning`: all of it is read. An item of reasoning goes back only as the field it came in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from power_agent.errors import ContextTooLong, InvalidInput, ModelError
+from power_agent.events import Finish
+from power_agent.messages import AnswerPart, Attachment, Call, ContentPart, Message, Opaque, Output, Reasoning, Text, Usage
+from power_agent.models.format import Piece, Reading, Sending, arguments_of, base64_of, body_of, count_of, may_help, mended
+from power_agent.models.settings import Settings, merged
+from power_agent.ports import ModelReply, ModelRequest
+
+NAME = "openai-chat"
+_FINISHES: dict[str, Finish] = {"stop": "stop", "tool_calls": "calls", "function_call": "calls", "length": "length", "content_filter": "filtered"}
+_THOUGHTS = ("reasoning_content", "reasoning")
+_SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
+_TOO_LONG = ("context_length_exceeded", "context length", "context window", "maximum context", "too many tokens", "prompt is too long")
+_SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
+
+
+class OpenAIChat:
+    """The format `openai-chat`. `old_limit`: say `max_tokens`, as servers that came before `max_completion_tokens` want it."""
+
+    name = NAME
+
+    def __init__(self, *, old_limit: bool = False) -> None:
+        self._limit_field = "max_tokens" if old_limit else "max_completion_tokens"
+
+    def write(self, model: str, request: ModelRequest, *, stream: bool) -> Sending:
+        """Translate a request."""
+        settings = Settings.of(request.settings)
+        head: dict[str, Any] = {"model": model}
+        if stream:
+            head |= {"stream": True, "stream_options": {"include_usage": True}}
+        head |= _settings(settings, self._limit_field)
+        if request.tools:
+            head["tools"] = [_tool(spec.name, spec.description, spec.parameters) for spec in request.tools]
+            if settings.tool_choice is not None:
+                head["tool_choice"] = settings.tool_choice if settings.chosen_tool is None else {"type": "function", "function": {"name": settings.chosen_tool}}
+            if settings.parallel_tool_calls is not None:
+                head["parallel_tool_calls"] = settings.parallel_tool_calls
+        messages = [{"role": "system", "content": request.system}] if request.system else []
+        messages += [said for message in request.messages for said in _messages(message, request)]
+        body = body_of({**merged(head, settings.extra), "messages": messages})
+        return Sending(path="/chat/completions", body=body, framing="events" if stream else "whole", headers={})
+
+    def authorise(self, key: str) -> Mapping[str, str]:
+        """Return the header that carries the key."""
+        return {"authorization": f"Bearer {key}"}
+
+    def read(self, request: ModelRequest, *, stream: bool) -> Reading:  # noqa: ARG002  the answer says all there is to know
+        """Begin to read an answer; a body and a stream are told apart by their fields."""
+        return ChatReading()
+
+    def refused(self, status: int, body: Any, text: str) -> ModelError:
+        """Translate an HTTP error."""
+        return error_of(status, body, text)
+
+
+def error_of(status: int, body: Any, text: str) -> ModelError:
+    """Read an error as OpenAI writes it, or as others do: a text, an object, or an object around it."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    if isinstance(error, Mapping):
+        said = str(error.get("message") or error.get("detail") or json.dumps(error))
+        code = str(error.get("code") or error.get("type") or "")
+    else:
+        said, code = (error if isinstance(error, str) else " ".join(text.split())), ""
+    message = f"{status}{f' {code}' if code else ''}: {said[:1_000] or 'no reason given'}"
+    if status in {400, 413, 500} and any(word in f"{code} {said}".lower() for word in _TOO_LONG):
+        return ContextTooLong(message)
+    return ModelError(message, retryable=may_help(status) and code not in _SPENT, hint="Check the key." if status in {401, 403} else None)
+
+
+# -- our request → wire ------------------------------------------------------------------------------------------------
+
+
+def _settings(settings: Settings, limit_field: str) -> dict[str, Any]:
+    said = {
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        limit_field: settings.max_output_tokens,
+        "stop": list(settings.stop) or None,
+        "reasoning_effort": settings.reasoning_effort,
+        "seed": settings.seed,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _tool(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def _messages(message: Message, request: ModelRequest) -> Iterable[dict[str, Any]]:
+    """Say one message of ours: results of tools are one message each, and what they cannot hold follows as the user's."""
+    if message.role == "user":
+        return [{"role": "user", "content": _content([part for part in message.parts if isinstance(part, Text | Attachment)], request)}]
+    if message.role == "assistant":
+        return [_assistant(message)]
+    outputs = [part for part in message.parts if isinstance(part, Output)]
+    said = [{"role": "tool", "tool_call_id": output.provider_id or output.call, "content": _output_text(output)} for output in outputs]
+    shown: list[ContentPart] = []
+    for output in outputs:
+        attached = [part for part in output.content if isinstance(part, Attachment)]
+        shown += [Text(f"[Attached by {output.name or output.call}]"), *attached] if attached else []
+    return [*said, {"role": "user", "content": _content(shown, request)}] if shown else said
+
+
+def _output_text(output: Output) -> str:
+    text = "\n".join(part.text for part in output.content if isinstance(part, Text))
+    if not text:
+        text = "(see the attachment that follows)"
+    return f"Error: {text}" if output.failed else text
+
+
+def _content(parts: list[ContentPart], request: ModelRequest) -> str | list[dict[str, Any]]:
+    if all(isinstance(part, Text) for part in parts):
+        return "\n".join(part.text for part in parts if isinstance(part, Text))
+    return [{"type": "text", "text": part.text} if isinstance(part, Text) else _attached(part, request) for part in parts]
+
+
+def _attached(part: Attachment, request: ModelRequest) -> dict[str, Any]:
+    kind = part.media_type.partition(";")[0].strip().lower()
+    if kind.startswith("image/"):
+        return {"type": "image_url", "image_url": {"url": part.url if part.blob is None and part.url else f"data:{kind};base64,{base64_of(request, part)}"}}
+    if kind in _SOUNDS:
+        return {"type": "input_audio", "input_audio": {"data": base64_of(request, part), "format": _SOUNDS[kind]}}
+    if kind == "application/pdf":
+        return {"type": "file", "file": {"filename": part.name or "document.pdf", "file_data": f"data:{kind};base64,{base64_of(request, part)}"}}
+    raise InvalidInput(f"The format {NAME} cannot carry {kind or 'an attachment without a type'}.", hint="Send its text instead.")
+
+
+def _assistant(message: Message) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": "assistant"}
+    said["content"] = "".join(part.text for part in message.parts if isinstance(part, Text)) or None
+    if message.format == NAME:
+        for part in message.parts:
+            raw = part.raw if isinstance(part, Reasoning) else part.opaque if isinstance(part, Opaque) else None
+            said |= json.loads(raw) if raw is not None else {}
+    if message.calls:
+        said["tool_calls"] = [{"id": call.provider_id or call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}} for call in message.calls]
+    elif said["content"] is None:
+        said["content"] = ""
+    return said
+
+
+def _arguments(call: Call) -> str:
+    """Write the arguments; such as were no object would be refused by the next server, so what was understood goes back."""
+    return json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+
+
+# -- wire → our answer -------------------------------------------------------------------------------------------------
+
+
+class _Slot:
+    """A call that is on its way."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.pieces: list[str] = []
+
+
+class ChatReading:
+    """One answer. A finish reason, or the last word of the stream, makes it whole."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._refusal: list[str] = []
+        self._thoughts: dict[str, list[str]] = {}
+        self._kept: dict[str, Any] = {}
+        self._slots: dict[object, _Slot] = {}
+        self._finish: str | None = None
+        self._usage = Usage()
+        self._model: str | None = None
+        self.done = False
+
+    def take(self, data: Any, event: str = "") -> Iterable[Piece]:
+        """Take a chunk, or a whole body."""
+        if data == "[DONE]":
+            self.done = True
+            return
+        if not isinstance(data, dict):
+            return
+        if data.get("error") or event == "error":
+            raise error_of(_status(data), data, "")
+        self._model = data["model"] if isinstance(data.get("model"), str) else self._model
+        self._count(data.get("usage"))
+        choices = data.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and not choice.get("index"):
+                yield from self._choice(choice)
+
+    def _choice(self, choice: dict[str, Any]) -> Iterable[Piece]:
+        said = choice.get("delta") or choice.get("message")
+        if isinstance(said, dict):
+            yield from self._said(said)
+        if choice.get("finish_reason"):
+            self._finish, self.done = str(choice["finish_reason"]), True
+
+    def _said(self, said: dict[str, Any]) -> Iterable[Piece]:
+        for name in _THOUGHTS:
+            if isinstance(said.get(name), str) and said[name]:
+                self._thoughts.setdefault(name, []).append(said[name])
+                yield "reasoning", said[name]
+                break  # some servers say the same in both
+        for text in _texts(said.get("content")):
+            self._text.append(text)
+            yield "text", text
+        if isinstance(said.get("refusal"), str) and said["refusal"]:
+            self._refusal.append(said["refusal"])
+            yield "text", said["refusal"]
+        for name in ("reasoning_details", "annotations"):
+            if isinstance(said.get(name), list):
+                self._kept.setdefault(name, []).extend(said[name])
+        calls = said.get("tool_calls")
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict):
+                yield from self._called(call, position)
+
+    def _called(self, call: dict[str, Any], position: int) -> Iterable[Piece]:
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        slot = self._slot(call, function, position)
+        slot.id = slot.id or _text(call.get("id"))
+        name = _text(function.get("name"))
+        slot.name = slot.name if name in {"", slot.name} else slot.name + name  # repeated whole, or sent in pieces
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):
+            arguments = json.dumps(arguments)
+        if isinstance(arguments, str) and arguments:
+            slot.pieces.append(arguments)
+            yield "arguments", arguments
+
+    def _slot(self, call: dict[str, Any], function: dict[str, Any], position: int) -> _Slot:
+        """Find the call that a delta belongs to: by its index, by its id, or the last one."""
+        index, name, id_ = call.get("index"), _text(function.get("name")), _text(call.get("id"))
+        if not isinstance(index, int):
+            last = next(reversed(self._slots.values()), None)
+            same = last is not None and (id_ == last.id if id_ else not name)
+            if last is not None and same:
+                return last
+            index = ("unnumbered", len(self._slots), position)
+        elif index in self._slots and id_ and name and self._slots[index].id not in {"", id_}:
+            index = (index, id_)  # a new call under a number that was used before
+        elif index in self._slots and not id_:
+            index = next(key for key in reversed(self._slots) if key == index or (isinstance(key, tuple) and key[0] == index))
+        return self._slots.setdefault(index, _Slot())
+
+    def _count(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        asked, answered = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+        self._usage = Usage(
+            input=count_of(usage.get("prompt_tokens")),
+            output=count_of(usage.get("completion_tokens")),
+            cached=count_of(asked.get("cached_tokens")) if isinstance(asked, dict) else 0,
+            reasoning=count_of(answered.get("reasoning_tokens")) if isinstance(answered, dict) else 0,
+        )
+
+    def reply(self) -> ModelReply:
+        """Return the whole answer."""
+        if not self.done:
+            raise ModelError("The answer ended before it was whole.", retryable=True)
+        parts: list[AnswerPart] = []
+        for name, pieces in self._thoughts.items():
+            thought = mended("".join(pieces))
+            parts.append(Reasoning(thought, json.dumps({name: thought}, ensure_ascii=False) if name == "reasoning_content" else None))
+        if "reasoning_details" in self._kept:
+            parts.append(Opaque(json.dumps({"reasoning_details": self._kept["reasoning_details"]}, ensure_ascii=False)))
+        if text := mended("".join(self._text) + "".join(self._refusal)):
+            raw = json.dumps({"annotations": self._kept["annotations"]}, ensure_ascii=False) if self._kept.get("annotations") else None
+            parts.append(Text(text, raw))
+        slots = [slot for slot in self._slots.values() if slot.name or slot.pieces]
+        parts += [_call(slot, cut=self._finish == "length" and slot is slots[-1]) for slot in slots]
+        return ModelReply(parts=tuple(parts), finish=self._ended(parts), usage=self._usage, format=NAME, model=self._model)
+
+    def _ended(self, parts: list[AnswerPart]) -> Finish:
+        if self._refusal:
+            return "refused"
+        finish = _FINISHES.get(self._finish or "stop", "other")
+        called = any(isinstance(part, Call) for part in parts)
+        if finish in {"stop", "calls"}:
+            return "calls" if called else "stop"
+        return finish
+
+
+def _call(slot: _Slot, *, cut: bool) -> Call:
+    """Return a call; where the answer was cut before its arguments began, it has none, which is not the same as empty ones."""
+    text = mended("".join(slot.pieces))
+    arguments, malformed = arguments_of(text)
+    malformed = text if cut and not text.strip() else malformed
+    return Call(slot.name or "unnamed", arguments, provider_id=slot.id or None, malformed=malformed)
+
+
+def _status(data: dict[str, Any]) -> int:
+    """Return the status that an error inside a stream speaks of; such an error is the server's trouble unless it says otherwise."""
+    error = data.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else 500  # noqa: PLR2004  the errors of HTTP
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _texts(content: Any) -> list[str]:
+    """Read content: a text, or parts of which some have one."""
+    if isinstance(content, str):
+        return [content] if content else []
+    parts = content if isinstance(content, list) else []
+    return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]

@@ -1,0 +1,69 @@
+"""What an error means: too long, worth another attempt, or final."""
+
+import pytest
+
+from power_agent.errors import ContextTooLong
+from power_agent.models.failures import FINAL_WORDS, broken_off, failure
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529, 599])
+def test_waiting_may_mend(status):
+    """Unless the provider's own word says otherwise."""
+    assert failure("", status=status).retryable
+    assert failure("", status=status, retry_after=3).retry_after == 3
+    assert not failure("", status=status, word="insufficient_quota").retryable
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 410, 418, 422, 451])
+def test_waiting_mends_nothing(status):
+    error = failure("", status=status, word="rate_limit_error", retry_after=3)
+    assert (error.retryable, error.retry_after) == (False, None)
+
+
+def test_without_a_status_the_word_decides():
+    """Inside a stream everything is worth another attempt that is not known to be final."""
+    assert failure("x").retryable
+    assert failure("x", word="brand_new").retryable
+    assert not any(failure("x", word=word).retryable for word in FINAL_WORDS)
+    assert not failure("x", word="invalid_image_url").retryable
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "prompt is too long: 216342 tokens > 200000 maximum",
+        "input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000",
+        "This model's maximum context length is 128000 tokens.",
+        "Your input exceeds the context window of this model. Please adjust your input and try again.",
+        "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576).",
+        "the request exceeds the available context size, try increasing it",
+    ],
+)
+def test_sentences_that_say_too_long(said):
+    """However it is reported, but never where a limit of the rate is meant."""
+    for status in (None, 400, 422, 500):
+        error = failure(said, status=status)
+        assert isinstance(error, ContextTooLong)
+        assert not error.retryable
+    assert not isinstance(failure(said, status=429), ContextTooLong)
+
+
+@pytest.mark.parametrize("said", ["max_tokens is too large", "Invalid image", "tokens per minute exceeded", "context is a required field"])
+def test_sentences_that_say_something_else(said):
+    assert not isinstance(failure(said, status=400), ContextTooLong)
+
+
+def test_wrong_key_is_hinted_at():
+    assert "key" in failure("", status=401).hint
+    assert "key" in failure("", word="authentication_error").hint
+    assert failure("", status=404).hint == ""
+
+
+def test_message_says_what_was_reported():
+    """On one line, and not for ever."""
+    error = failure("Sorry,\n\n busy " + "x" * 5_000, status=529, word="overloaded_error")
+    assert error.message.startswith("HTTP 529: overloaded_error: Sorry, busy xxx")
+    assert len(error.message) < 700
+    assert (error.status, error.word) == (529, "overloaded_error")
+    assert failure("").message == "The provider reported an error."
+    assert broken_off().retryable
