@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from power_agent.limits import Limits
     from power_agent.loop import StatefulAgentLoop
     from power_agent.messages import Attachment, Call, Message, Reasoning, Text, Usage
-    from power_agent.models import Answer, ScriptedModel
+    from power_agent.models import Answer, ScriptedModel, model
     from power_agent.ports import DidNotHappen, Happened, ToolContext, Unknown
     from power_agent.results import PendingCall, TurnResult
     from power_agent.settling import Abort, Approve, Deny, Result, Retry
@@ -60,6 +60,7 @@ _HOMES = {
     "Usage": "messages",
     "evolve": "state",
     "fold": "state",
+    "model": "models",
     "tool": "tools",
 }
 
@@ -98,6 +99,7 @@ __all__ = [
     "__version__",
     "evolve",
     "fold",
+    "model",
     "tool",
 ]
 
