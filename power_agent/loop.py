@@ -89,8 +89,11 @@ class StatefulAgentLoop:
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
+        self._made: Any = None
         if isinstance(model, str):
-            raise InvalidInput(f"There is no provider for {model!r} yet.", hint="Pass a model object, for example ScriptedModel([...]).")
+            from power_agent.models.named import model as named  # noqa: PLC0415  only who names a model needs the wire
+
+            model = self._made = named(model)
         self._model = model
         self._tools = Toolbox(tools)
         self._clock = clock or SystemClock()
@@ -121,6 +124,8 @@ class StatefulAgentLoop:
                 work.task.cancel()
         if works:  # what they had is put down before the store goes away
             await asyncio.wait([asyncio.ensure_future(work.done.wait()) for work in works], timeout=2 * STOP_SECONDS)
+        if hasattr(self._made, "aclose"):
+            await self._made.aclose()
         if self._opens_store:
             await self._store.__aexit__(None, None, None)
 
