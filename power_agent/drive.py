@@ -24,7 +24,7 @@ from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, ModelError,
 from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
 from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, FIRST_BACKOFF_SECONDS, LOOK_SECONDS, MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS, STOP_SECONDS, Limits
 from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
-from power_agent.messages import AnswerPart, Call
+from power_agent.messages import AnswerPart, Attachment, Call, Message, Output
 from power_agent.ports import Clock, Glimpse, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
 from power_agent.sink import Sink
 from power_agent.state import CallState, SessionState
@@ -181,6 +181,7 @@ class Drive:
             session=state.session,
             replies=state.replies,
             attempt=step.attempt,
+            attachments=await self._attachments(context.messages),
         )
         try:
             reply = await self._until_cancelled(self._model.ask(request, self._glimpse))
@@ -191,6 +192,14 @@ class Drive:
         else:
             if reply is not None:
                 self._stage_answer(step, reply)
+
+    async def _attachments(self, messages: Sequence[Message]) -> dict[str, bytes]:
+        """Read the bytes that messages refer to; what is missing the model's adapter will say."""
+        parts = [part for message in messages for part in message.parts]
+        parts += [part for output in parts if isinstance(output, Output) for part in output.content]
+        digests = {part.blob for part in parts if isinstance(part, Attachment) and part.blob is not None}
+        found = {digest: await self._store.blob(self.kept.session, digest) for digest in sorted(digests)}
+        return {digest: content for digest, content in found.items() if content is not None}
 
     def _stage_answer(self, step: AskModel, reply: ModelReply) -> None:
         try:
