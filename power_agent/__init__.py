@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from power_agent.limits import Limits
     from power_agent.loop import StatefulAgentLoop
     from power_agent.messages import Attachment, Call, Message, Reasoning, Text, Usage
-    from power_agent.models import Answer, ScriptedModel
+    from power_agent.models import Answer, ScriptedModel, model
     from power_agent.ports import DidNotHappen, Happened, ToolContext, Unknown
     from power_agent.results import PendingCall, TurnResult
     from power_agent.settling import Abort, Approve, Deny, Result, Retry
@@ -65,6 +65,7 @@ _HOMES = {
     "evolve": "state",
     "files": "tools.files",
     "fold": "state",
+    "model": "models",
     "todo": "tools.todo",
     "todo_of": "tools.todo",
     "tool": "tools",
@@ -107,6 +108,7 @@ __all__ = [
     "evolve",
     "files",
     "fold",
+    "model",
     "todo",
     "todo_of",
     "tool",

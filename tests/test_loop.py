@@ -153,7 +153,7 @@ async def test_the_example_of_the_design(tmp_path):
 
 async def test_a_model_that_nobody_provides(tmp_path):
     """A name that no provider stands behind is refused with a hint, before any file is made."""
-    with pytest.raises(InvalidInput, match="ScriptedModel"):
+    with pytest.raises(InvalidInput, match="The providers are"):
         StatefulAgentLoop("nobody:nothing", store=tmp_path / "agent.db")
     assert not (tmp_path / "agent.db").exists()
 

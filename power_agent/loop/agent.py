@@ -81,8 +81,11 @@ class StatefulAgentLoop:
         clock: Clock | None = None,
         chance: Chance | None = None,
     ) -> None:
+        self._made: Any = None
         if isinstance(model, str):
-            raise InvalidInput(f"There is no provider for {model!r} yet.", hint="Pass a model object, for example ScriptedModel([...]).")
+            from power_agent.models.named import model as named  # noqa: PLC0415  only who names a model needs the wire
+
+            model = self._made = named(model)
         self._model = model
         self._tools = Toolbox(tools)
         self._clock = clock or SystemClock()
@@ -135,6 +138,8 @@ class StatefulAgentLoop:
     async def aclose(self) -> None:
         """Interrupt what runs, leaving every turn resumable, and close the store."""
         await self._desk.close()
+        if hasattr(self._made, "aclose"):
+            await self._made.aclose()
         if self._opens_store:
             await self._store.__aexit__(None, None, None)
 

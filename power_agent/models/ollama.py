@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from power_agent.errors import ContextTooLong, InvalidInput, ModelError
@@ -168,8 +169,10 @@ class OllamaReading:
         parts: list[AnswerPart] = [Reasoning(mended("".join(self._thoughts)))] if self._thoughts else []
         if text := mended("".join(self._text)):
             parts.append(Text(text))
-        parts += self._calls
         finish = _FINISHES.get(self._why, "other")
+        if finish == "length" and self._calls and not self._calls[-1].arguments and self._calls[-1].malformed is None:
+            self._calls[-1] = replace(self._calls[-1], malformed="")  # cut before its arguments: that is not the same as none
+        parts += self._calls
         return ModelReply(parts=tuple(parts), finish="calls" if self._calls and finish == "stop" else finish, usage=self._usage, format=NAME, model=self._model)
 
 

@@ -199,13 +199,14 @@ class ChatReading:
                 yield from self._choice(choice)
 
     def _choice(self, choice: dict[str, Any]) -> Iterable[Piece]:
-        said = choice.get("delta") or choice.get("message")
+        whole = isinstance(choice.get("message"), dict)
+        said = choice["message"] if whole else choice.get("delta")
         if isinstance(said, dict):
-            yield from self._said(said)
+            yield from self._said(said, whole=whole)
         if choice.get("finish_reason"):
             self._finish, self.done = str(choice["finish_reason"]), True
 
-    def _said(self, said: dict[str, Any]) -> Iterable[Piece]:
+    def _said(self, said: dict[str, Any], *, whole: bool) -> Iterable[Piece]:
         for name in _THOUGHTS:
             if isinstance(said.get(name), str) and said[name]:
                 self._thoughts.setdefault(name, []).append(said[name])
@@ -223,7 +224,7 @@ class ChatReading:
         calls = said.get("tool_calls")
         for position, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict):
-                yield from self._called(call, position)
+                yield from self._called({**call, "index": position} if whole else call, position)
 
     def _called(self, call: dict[str, Any], position: int) -> Iterable[Piece]:
         function = call.get("function")

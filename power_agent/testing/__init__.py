@@ -10,8 +10,9 @@ class TestMyStore(StoreContract):
 import sys
 
 if "pytest" in sys.modules:  # so that a failed assertion shows its values there, too
-    sys.modules["pytest"].register_assert_rewrite("power_agent.testing.store_contract")
+    sys.modules["pytest"].register_assert_rewrite("power_agent.testing.store_contract", "power_agent.testing.model_contract")
 
+from power_agent.testing.model_contract import ModelContract
 from power_agent.testing.store_contract import StoreContract
 
-__all__ = ["StoreContract"]
+__all__ = ["ModelContract", "StoreContract"]

@@ -1,0 +1,36 @@
+"""Every format keeps the contract, with each client that has httpx's API."""
+
+from __future__ import annotations
+
+import httpx2
+from servers import ChatServer, OllamaServer
+
+from power_agent.models.ollama import Ollama
+from power_agent.models.openai_chat import OpenAIChat
+from power_agent.testing.model_contract import ModelContract
+
+
+class TestOpenAIChat(ModelContract):
+    def form(self):
+        return OpenAIChat()
+
+    def server(self):
+        return ChatServer()
+
+
+class TestOpenAIChatThatRepeatsItself(TestOpenAIChat):
+    """The id and the name come with every delta; and the client is httpx's successor."""
+
+    def server(self):
+        return ChatServer(repeats=True)
+
+    def client(self):
+        return httpx2.AsyncClient()
+
+
+class TestOllama(ModelContract):
+    def form(self):
+        return Ollama()
+
+    def server(self):
+        return OllamaServer()
