@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from power_agent.messages import Attachment, Call, ContentPart, Message, Output, Text
-from power_agent.state import Answered, CallState, Entry, Outcome, Returned, Said, SessionState, Summed, Told
+from power_agent.state import Answered, CallState, Entry, Outcome, Returned, Said, SessionState, Summed, Told, Transcript
 from power_agent.word import Word, word
 
 DENIED = "Denied by {by}: {reason}. It was not run."
@@ -29,17 +29,50 @@ _LEGAL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @word()
 class Context(Word):
-    """What would be sent, and if it cannot be sent as it stands, why."""
+    """What would be sent, if it cannot be sent as it stands, why, and which blobs it refers to."""
 
     messages: tuple[Message, ...]
     why_not: str | None = None
+    blobs: frozenset[str] = frozenset()
 
 
 def render(state: SessionState) -> Context:
-    """Return the context of the next request."""
-    ids = _Ids()
-    messages = tuple(message for entry in state.transcript if (message := _message(entry, ids)) is not None)
-    return Context(messages, _why_not(state, messages))
+    """Return the context of the next request. What earlier requests showed is not rendered again: entries never change."""
+    rendered = _Rendered.of(state.transcript)
+    messages = tuple(rendered.messages)
+    return Context(messages, _why_not(state, messages), frozenset(rendered.blobs))
+
+
+class _Rendered:
+    """The messages of a transcript as far as it was rendered, and the ids given by then."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.messages: list[Message] = []
+        self.blobs: set[str] = set()
+        self._ids = _Ids()
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> _Rendered:
+        """Render what is new; an older view of a history that went on is rendered apart."""
+        known: _Rendered | None = transcript.memo.get("rendered")
+        if known is None or known.entries > len(transcript):
+            known = cls()
+            transcript.memo.setdefault("rendered", known)
+        for index in range(known.entries, len(transcript)):
+            known._add(transcript[index])
+        known.entries = len(transcript)
+        return known
+
+    def _add(self, entry: Entry) -> None:
+        message = _message(entry, self._ids)
+        if message is None:
+            return
+        self.messages.append(message)
+        for part in message.parts:
+            for one in part.content if isinstance(part, Output) else (part,):
+                if isinstance(one, Attachment) and one.blob is not None:
+                    self.blobs.add(one.blob)
 
 
 def _why_not(state: SessionState, messages: tuple[Message, ...]) -> str | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ from power_agent.limits import (
     Limits,
 )
 from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
-from power_agent.messages import AnswerPart, Attachment, Call, Message, Output, Text
+from power_agent.messages import AnswerPart, Call, Text
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
 from power_agent.sink import Sink
@@ -206,8 +206,8 @@ class Drive:
         request = await self._guarded(step, self._request(step))
         if request is None or not await self._keep():
             return
-        if attachments := await self._attachments(request.messages):
-            request = replace(request, attachments=attachments)
+        if blobs := render(self.state).blobs:
+            request = replace(request, attachments=await self._attachments(blobs))
         try:
             reply = await self._until_cancelled(self._model.ask(request, self._piece(step)))
         except ModelError as error:
@@ -295,12 +295,9 @@ class Drive:
         await self._look()  # it may have thought for long
         return verdict if self.kept is known else MOVED
 
-    async def _attachments(self, messages: Sequence[Message]) -> dict[str, bytes]:
+    async def _attachments(self, blobs: Collection[str]) -> dict[str, bytes]:
         """Read the bytes that messages refer to; what is missing the model's adapter will say."""
-        parts = [part for message in messages for part in message.parts]
-        parts += [part for output in parts if isinstance(output, Output) for part in output.content]
-        digests = {part.blob for part in parts if isinstance(part, Attachment) and part.blob is not None}
-        found = {digest: await self._store.blob(self.kept.session, digest) for digest in sorted(digests)}
+        found = {digest: await self._store.blob(self.kept.session, digest) for digest in sorted(blobs)}
         return {digest: content for digest, content in found.items() if content is not None}
 
     def _stage_answer(self, step: AskModel, reply: ModelReply) -> None:

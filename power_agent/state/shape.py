@@ -124,21 +124,24 @@ class Transcript:
     """An immutable sequence of entries that shares its list with the states before and after it.
 
     Adding to the newest view appends in place; adding to an older one (a branch) copies once. Nobody ever sees an entry
-    beyond the length of their own view.
+    beyond the length of their own view. `memo` is shared in the same way: whoever computes something from the entries one after
+    the other may keep there how far it came.
     """
 
-    __slots__ = ("_items", "_length")
+    __slots__ = ("_items", "_length", "memo")
 
     def __init__(self, items: Iterable[Entry] = ()) -> None:
         self._items = list(items)
         self._length = len(self._items)
+        self.memo: dict[str, Any] = {}
 
     def add(self, *entries: Entry) -> Transcript:
         """Return a transcript with these at the end."""
-        items = self._items if len(self._items) == self._length else self._items[: self._length]
+        newest = len(self._items) == self._length
+        items = self._items if newest else self._items[: self._length]
         items.extend(entries)
         longer = object.__new__(Transcript)  # a step that every fact with words takes: no empty list made first
-        longer._items, longer._length = items, len(items)
+        longer._items, longer._length, longer.memo = items, len(items), self.memo if newest else {}
         return longer
 
     def __len__(self) -> int:
