@@ -847,6 +847,8 @@ async def test_history_is_bounded(make, monkeypatch):
     async with make() as loop:
         state = await loop._sink.open(session="s")
         await loop._sink.record(state, [e.NoteAdded(text=str(number), why="test") for number in range(1_200)])
+        assert [kept.seq async for kept in loop.events("s")] == list(range(1, 1_202))
+        assert [kept.seq async for kept in loop.events("s", after=1_150, kinds=["note.added"])] == list(range(1_151, 1_202))
         assert len(await loop.history("s")) == 1_000
         assert len(await loop.history("s", limit=5_000)) == 1_201
         assert len(await loop.history("s", after=1_000)) == 201

@@ -299,6 +299,13 @@ class StatefulAgentLoop:
             raise InvalidInput(f"There is no event called {min(unknown)!r}.", hint=f"The events are: {', '.join(e.EVENTS)}.")
         return [opened(record) for record in await self._store.read(_checked(session_id), after=after, limit=limit, kinds=kinds)]
 
+    async def events(self, session_id: str, *, after: int = 0, kinds: Collection[str] | None = None) -> AsyncIterator[Envelope]:
+        """Go through all kept events, however many, as they stand now; `watch` goes on with those to come."""
+        while page := await self.history(session_id, after=after, kinds=kinds):
+            for kept in page:
+                yield kept
+            after = page[-1].seq
+
     async def watch(self, session_id: str | None = None, *, after: int = 0) -> AsyncIterator[Envelope]:
         """Follow what is kept, live and whoever writes it: of one session from behind a seq on, or of all from behind a position.
 

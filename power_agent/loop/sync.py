@@ -156,6 +156,7 @@ class SyncLoop:
     replay = _blocking(StatefulAgentLoop.replay)
     import_ = _blocking(StatefulAgentLoop.import_)
     stream = _iterating(StatefulAgentLoop.stream)
+    events = _iterating(StatefulAgentLoop.events)
     watch = _iterating(StatefulAgentLoop.watch)
     verify = _iterating(StatefulAgentLoop.verify)
 
