@@ -88,6 +88,7 @@ class Drive:
         self._left_behind: list[Callable[[], bool]] = []  # threads nobody can stop; each keeps its place
         self._late: dict[str, asyncio.Task[Done]] = {}  # what such threads come to
         self._wake = asyncio.Event()
+        self._waking: asyncio.Task[Any] | None = None
         self.has_kept = False
 
     @property
@@ -124,6 +125,8 @@ class Drive:
         finally:
             for late in self._late.values():  # from here on nobody owns the session in whose name it could count
                 late.cancel()
+            if self._waking is not None:
+                self._waking.cancel()
         return self.state
 
     async def _step(self) -> bool:
@@ -458,12 +461,16 @@ class Drive:
     async def _pause(self, tasks: set[asyncio.Task[Any]], seconds: float | None = None) -> None:
         """Wait until one of the tasks is done, somebody wakes us, or it is time to look at the log; look."""
         pause = LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS)
-        others = {asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(pause) if not tasks else asyncio.sleep(pause))}
-        try:
-            await asyncio.wait({*tasks, *others}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for other in others:
-                other.cancel()
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.ensure_future(self._wake.wait())
+        if tasks:
+            await asyncio.wait({*tasks, self._waking}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            sleeping = asyncio.ensure_future(self._clock.sleep(pause))
+            try:
+                await asyncio.wait({sleeping, self._waking}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeping.cancel()
         if not any(task.done() for task in tasks):
             await self._look()
 

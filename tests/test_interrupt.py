@@ -298,11 +298,11 @@ async def test_cancel_in_the_middle_of_a_batch(stuck, tmp_path):
 
 
 async def test_cancel_while_only_a_person_is_waited_for(stuck, tmp_path):
-    """Nobody works on the session: the cancel is kept at once, and the next `resume` ends the turn without running anything."""
+    """Nobody works on the session: the cancel is kept and ends the turn at once, without running anything; `resume` says how it ended."""
     async with stuck.agent(tmp_path / "log.db", ["wire"]) as loop:
         assert (await loop.send("go", "s")).status == "waiting"
         assert await loop.cancel("s", reason="enough", by=PERSON)
-        assert await loop.cancel("s", reason="enough", by=PERSON)
+        assert not await loop.cancel("s", reason="enough", by=PERSON)
         result = await loop.resume("s")
         assert (result.status, places(result), stuck.happened) == ("cancelled", {"wire": "aborted"}, [])
         assert not await loop.cancel("s")
