@@ -37,9 +37,14 @@ class Context(Word):
 
 def render(state: SessionState) -> Context:
     """Return the context of the next request."""
-    ids = _Ids()
-    messages = tuple(message for entry in state.transcript if (message := _message(entry, ids)) is not None)
+    messages = tuple(message for _, message in shown(state))
     return Context(messages, _why_not(state, messages))
+
+
+def shown(state: SessionState) -> list[tuple[Entry, Message]]:
+    """Return each entry of the transcript that the model sees, and as what."""
+    ids = _Ids()
+    return [(entry, message) for entry in state.transcript if (message := _message(entry, ids)) is not None]
 
 
 def _why_not(state: SessionState, messages: tuple[Message, ...]) -> str | None:

@@ -14,16 +14,19 @@ made anew. `OwnershipLost` means that somebody else works on the session now: ev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from power_agent import events as e
+from power_agent.compaction import Compactor, GivenUp, window_of
 from power_agent.context import render
-from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
+from power_agent.errors import ContextTooLong, HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
 from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
+from power_agent.gauge import answer_tokens
 from power_agent.guards import AnyGuard, Asking, Ending, Guards, name_of, settled
 from power_agent.limits import (
     CANCEL_GRACE_SECONDS,
@@ -31,16 +34,18 @@ from power_agent.limits import (
     FIRST_BACKOFF_SECONDS,
     LOOK_SECONDS,
     MAX_BACKOFF_SECONDS,
+    MAX_COMPACTIONS,
     MAX_MODEL_ATTEMPTS,
     MAX_OBJECTIONS,
+    MAX_SUMMARY_ATTEMPTS,
     STOP_SECONDS,
     Limits,
 )
-from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
-from power_agent.messages import AnswerPart, Call, Text
+from power_agent.machine import AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Wait, decide, earliest_deadline
+from power_agent.messages import AnswerPart, Call, Message, Text, Usage
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
-from power_agent.sink import Sink
+from power_agent.sink import Sink, opened
 from power_agent.state import Answered, CallState, SessionState, Turn
 
 RACES = 8
@@ -71,6 +76,7 @@ class Drive:
         go_on: bool = False,
         guards: Guards = NO_GUARDS,
         glimpse: Callable[[Glimpsed], None] | None = None,
+        compactor: Compactor | None = None,
     ) -> None:
         self._sink = sink
         self._store = store
@@ -82,6 +88,9 @@ class Drive:
         self._glimpse = glimpse
         self._draft = sink.draft(state)
         self._go_on = go_on
+        self._compactor = compactor or Compactor(model, tools)
+        self._stuck: tuple[int, int] | None = None  # where nothing made the context smaller
+        self._compactions = 0
         self._running: dict[str, asyncio.Task[Done]] = {}
         self._contexts: dict[str, ToolContext] = {}
         self._recovering: set[str] = set()
@@ -108,13 +117,28 @@ class Drive:
 
     async def run(self, first: Sequence[e.Event] = ()) -> SessionState:
         """Move the session on. Cancelled, it puts everything down so that any process can resume."""
-        try:
-            await self._sink.hold(self.kept)
+        async with self._in_hand():
             self._stage(*first)
             if not first and self.state.cancel is None:
                 self._recovering = {call.call.id for call in self.state.unresolved if call.place == "doubted"}
             while not await self._step():
                 pass
+        return self.state
+
+    async def compact(self, by: str | None = None) -> SessionState:
+        """Make the context smaller and do nothing else."""
+        async with self._in_hand():
+            await self._compact(by, asked_for=True)
+            while not await self._keep(release=True):
+                pass
+        return self.state
+
+    @contextlib.asynccontextmanager
+    async def _in_hand(self) -> AsyncIterator[None]:
+        """Hold the session while something is done with it; put it down when that is interrupted."""
+        try:
+            await self._sink.hold(self.kept)
+            yield
         except OwnershipLost:
             await self._stop_all()
             raise
@@ -124,7 +148,6 @@ class Drive:
         finally:
             for late in self._late.values():  # from here on nobody owns the session in whose name it could count
                 late.cancel()
-        return self.state
 
     async def _step(self) -> bool:
         """Decide and perform one step; True when there is nothing left to do without somebody else."""
@@ -132,7 +155,7 @@ class Drive:
         if any(call.place == "doubted" and not call.permitted_by for call in doubted):
             await self._recover([call for call in doubted if call.place == "doubted" and not call.permitted_by])
             return False
-        step = decide(self.state, self._clock.now(), Facts(running=frozenset(self._running), go_on=self._go_on))
+        step = self._next()
         match step:
             case TakeInput():
                 self._go_on = False
@@ -141,6 +164,8 @@ class Drive:
                 await self._ask(step)
             case RunCalls():
                 await self._see_to(step)
+            case Compact():
+                await self._compact()
             case EndTurn(status="completed") if self._guards.at("end") and await self._held_up(step):
                 pass
             case EndTurn():
@@ -151,6 +176,23 @@ class Drive:
             case _:
                 return await self._keep(release=True)
         return False
+
+    def _next(self) -> Step:
+        """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
+        facts = Facts(running=frozenset(self._running), go_on=self._go_on, cannot_compact=self._stuck == self._words())
+        step = decide(self.state, self._clock.now(), facts)
+        if not isinstance(step, AskModel):
+            return step
+        bounds = self._compactor.bounds(self.state)
+        if bounds.soft is None:
+            return step
+        facts = replace(facts, context_tokens=self._compactor.tokens(self.state), context_window=bounds.soft, context_most=bounds.hard)
+        return decide(self.state, self._clock.now(), facts)
+
+    def _words(self) -> tuple[int, int]:
+        """Name the context as it stands: the turn, and where its last words are."""
+        transcript = self.state.transcript
+        return self.state.turns, transcript[-1].seq if transcript else 0
 
     def _why_failed(self, step: EndTurn) -> e.Failure | None:
         return self.state.setback.failure if step.status == "failed" and self.state.setback is not None else None
@@ -202,7 +244,8 @@ class Drive:
 
     async def _ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
-        self._stage(e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs))
+        self._compactions = 0
+        self._stage(self._asking(step))
         request = await self._guarded(step, self._request(step))
         if request is None or not await self._keep():
             return
@@ -215,6 +258,19 @@ class Drive:
         else:
             if reply is not None:
                 self._stage_answer(step, reply)
+
+    def _asking(self, step: AskModel) -> e.ModelAsked:
+        """Return the intent to ask, with what the request may come to if nobody sees its end."""
+        tokens = self._compactor.tokens(self.state)
+        cost, tokens = self._reserve(self._model, tokens)
+        return e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs, reserved_tokens=tokens, reserved_cost_nano_usd=cost)
+
+    def _reserve(self, model: Model, tokens: int) -> tuple[int | None, int]:
+        """Return what a request of that size may cost and how many tokens it may use, its answer included."""
+        config = self.state.turn.config if self.state.turn is not None else self.state.config
+        answer = answer_tokens(window_of(model), config.settings)
+        price: Callable[[Usage], int | None] | None = getattr(model, "cost", None)
+        return None if price is None else price(Usage(tokens, answer)), tokens + answer
 
     def _request(self, step: AskModel) -> ModelRequest:
         """Put together what will be sent."""
@@ -320,21 +376,102 @@ class Drive:
                 await self._pause({task})
                 if not task.done() and self.state.cancel is not None:
                     return None
-                if self.state.turn is None or self.state.request is None:
+                request = self.state.request
+                if request is None or (self.state.turn is None and request.purpose == "turn"):
                     return None
             return await task
         finally:
             if not task.done():
                 await _stopped([task])
 
-    def _failed(self, step: AskModel, error: ModelError) -> e.ModelFailed:
-        again = error.retryable and step.attempt < MAX_MODEL_ATTEMPTS
+    def _failed(self, step: AskModel, error: ModelError, most: int = MAX_MODEL_ATTEMPTS) -> e.ModelFailed:
+        again = error.retryable and step.attempt < most and not isinstance(error, ContextTooLong)
         wait = 0.0
         if again:
             wait = max(_backoff(step.attempt), min(max(error.retry_after or 0.0, 0.0), MAX_BACKOFF_SECONDS))
         failure = e.Failure(code=error.code, message=error.message[:4_000])
         not_before = self._clock.now() + round(wait * 1000) if again else None
         return e.ModelFailed(round=step.round, attempt=step.attempt, failure=failure, retryable=error.retryable, not_before=not_before)
+
+    # -- the context ---------------------------------------------------------------------------------------------------
+
+    async def _compact(self, by: str | None = None, *, asked_for: bool = False) -> None:
+        """Make the context smaller, or remember that nothing does."""
+        here = self._words()
+        if not await self._keep():  # a range names events by their place: they must have one
+            return
+        self._compactions += 1
+        if self.state.place == "asking" or self._compactions > MAX_COMPACTIONS:
+            self._stuck = here
+            return
+        try:
+            fact = await self._compactor.propose(self.state, self._ask_for_summary, request=await self._about(), by=by, asked_for=asked_for)
+        except GivenUp:
+            return
+        if fact is None or not await self._keep_compacted(fact):
+            self._stuck = here
+
+    async def _keep_compacted(self, fact: e.ContextCompacted) -> bool:
+        """Keep a compaction in one commit with the answer it was made from. What others add meanwhile does not touch its range."""
+        while True:
+            try:
+                self._stage(fact)
+            except (IllegalMove, InvalidInput) as error:
+                _log.warning("A compaction of session %r cannot be kept: %s", self.kept.session, error)
+                return False
+            if await self._keep():
+                return True
+
+    async def _ask_for_summary(self, instructions: str, text: str) -> str:
+        """Ask the model for summaries; each attempt is kept and paid for. Raises when there is nothing to be had."""
+        model = self._compactor.summariser
+        count = self._compactor.count
+        while self.state.cancel is None:
+            before = self.state.request or self.state.setback
+            step = AskModel(self.state.turns, 0, before.attempt + 1 if before is not None and before.purpose == "summary" else 1)
+            cost, tokens = self._reserve(model, count(instructions) + count(text))
+            self._stage(e.ModelAsked(turn=step.turn, round=0, attempt=step.attempt, purpose="summary", model=model.name, reserved_tokens=tokens, reserved_cost_nano_usd=cost))
+            if not await self._keep():
+                continue
+            request = ModelRequest(
+                model=model.name,
+                system=instructions,
+                messages=(Message("user", (Text(text),)),),
+                session=self.state.session,
+                replies=self.state.replies,
+                attempt=step.attempt,
+                purpose="summary",
+            )
+            try:
+                reply = await self._until_cancelled(model.ask(request, lambda _kind, _text: None))
+            except Exception as raised:  # noqa: BLE001  an adapter's bug is no reason to end the turn
+                error = raised if isinstance(raised, ModelError) else ModelError(f"{type(raised).__name__}: {raised}")
+                await self._summary_failed(step, error)
+                continue
+            if reply is None:
+                break
+            self._stage(_answered(step, reply))
+            return _summary_of(reply)
+        raise GivenUp
+
+    async def _summary_failed(self, step: AskModel, error: ModelError) -> None:
+        """Keep that an attempt failed and wait for the next one, or raise when there is none."""
+        self._stage(failed := self._failed(step, error, MAX_SUMMARY_ATTEMPTS))
+        if failed.not_before is None:
+            raise error
+        while not await self._keep():
+            pass
+        while self.state.cancel is None and self._clock.now() < failed.not_before:
+            await self._wait(failed.not_before)
+
+    async def _about(self) -> str:
+        """Return the words of the request that is being worked on."""
+        texts = list[str]()
+        for seq in self.state.turn.about if self.state.turn is not None else ():
+            for record in await self._store.read(self.state.session, after=seq - 1, upto=seq):
+                event = opened(record).event
+                texts += [part.text for part in event.parts if isinstance(part, Text)] if isinstance(event, e.InputReceived) else []
+        return "\n\n".join(texts)
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -556,6 +693,14 @@ def _answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:
         cost_nano_usd=reply.cost_nano_usd,
         price_source=reply.price_source,
     )
+
+
+def _summary_of(reply: ModelReply) -> str:
+    """Return the text of a summary that can be relied on: a whole one."""
+    text = "".join(part.text for part in reply.parts if isinstance(part, Text)).strip()
+    if not text or reply.finish not in {"stop", "other"}:
+        raise ModelError(f"The summary is not usable: {len(text)} characters, finish {reply.finish!r}.")
+    return text
 
 
 async def _dropped(verdict: Any) -> None:

@@ -17,6 +17,7 @@
     ├─ ToolError                what a tool was asked for, or gave back, cannot be used
     │   └─ BadArguments
     ├─ ModelError               the model did not answer; `retryable` says whether another attempt may help
+    │   └─ ContextTooLong       the context does not fit the model's window
     └─ StoreError               the file, the disk, the version
         ├─ StoreNotFound  StoreForeign  StoreNewer  StoreChanged  StoreDamaged
         ├─ StoreOnNetwork  StoreReadOnly  StoreFull  StoreBusy
@@ -268,6 +269,13 @@ class ModelError(PowerAgentError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable, "retry_after": self.retry_after})
+
+
+class ContextTooLong(ModelError):
+    """The context does not fit the model's window."""
+
+    code = "context_too_long"
+    default_hint = "The context is compacted and sent again; where that is not possible, compact the session or use a model with a larger window."
 
 
 # -- the file, the disk, the version -----------------------------------------------------------------------------------

@@ -77,5 +77,29 @@ TAIL_SECONDS = 0.01
 """How often somebody who follows the log asks whether another process wrote; asking costs microseconds and reads nothing."""
 LOOK_SECONDS = 0.25
 """How often an owner that waits for a model or a tool looks whether somebody asked it to stop: one look costs one row."""
+BYTES_PER_TOKEN = 3
+"""For estimates: English has about four, code and other scripts about three; too many tokens is the safe mistake."""
+MESSAGE_TOKENS = 4
+"""What a message costs beside its content, at the providers that say so."""
+ATTACHMENT_TOKENS = 1_600
+"""An image at the size providers scale to; only an estimate until the provider has counted."""
+ANSWER_TOKENS = 8_192
+"""Kept free for the answer when the settings do not say how long it may get."""
+ANSWER_SHARE = 0.25
+"""The most of a small window that is kept free for the answer."""
+ROOM_SHARE = 0.6
+"""Share of its bound that a context shall have after a compaction, so that the next one is not due at once."""
+ENOUGH_SHARE = 0.8
+"""Share of its bound that will do: a strategy that comes below it is taken, and none after it is asked."""
+RECENT_SHARE = 0.3
+"""Share of that bound whose last exchanges a compaction leaves as they are; the very last exchange stays whatever its size."""
+FIRST_SHARE = 0.1
+"""The first instructions stay word for word while they are not larger than this share of the bound."""
+MAX_REQUEST_CHARACTERS = 4_000
+"""Of the request being worked on, word for word behind a summary that folds it away."""
+MAX_SUMMARY_ATTEMPTS = 3
+"""Attempts of one summary: fewer than of a turn's request, because a turn can go on without."""
+MAX_COMPACTIONS = 8
+"""Compactions in a row before one request: each makes the context smaller, so more of them would mean that something is wrong."""
 EFFECT_MARGIN = 0.5
 """Share of the lease that must be left when an effect starts; below it the owner makes sure that it still is one."""

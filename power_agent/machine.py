@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from power_agent.limits import MAX_BACKOFF_SECONDS
+from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS
 from power_agent.messages import Call
 from power_agent.state import Answered, CallState, SessionState, Turn
 from power_agent.word import Word, word
@@ -16,11 +16,15 @@ from power_agent.word import Word, word
 
 @word(kw_only=True)
 class Facts(Word):
-    """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued."""
+    """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued.
+
+    Above `context_window` the context is to be compacted; above `context_most` no request can be sent.
+    """
 
     running: frozenset[str] = frozenset()
     context_tokens: int | None = None
     context_window: int | None = None
+    context_most: int | None = None
     cannot_compact: bool = False
     go_on: bool = False
 
@@ -142,7 +146,7 @@ def _with_model(state: SessionState, turn: Turn, now: int, facts: Facts) -> Step
     if turn.answered and turn.round and isinstance(last, Answered) and not steers and not state.notes and not any(isinstance(part, Call) for part in last.parts):
         return EndTurn(turn.number, "completed")
     setback = state.setback
-    if setback is not None and setback.not_before is None and setback.purpose == "turn":
+    if setback is not None and setback.not_before is None and setback.purpose == "turn" and not turn.overfull:
         return EndTurn(turn.number, "failed", setback.failure.code)
     if setback is not None and setback.not_before is not None:
         until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
@@ -151,16 +155,23 @@ def _with_model(state: SessionState, turn: Turn, now: int, facts: Facts) -> Step
     reached = _limit(state, turn, now)
     if reached is not None:
         return EndTurn(turn.number, "limit", reached)
-    if _too_long(turn, facts) and not facts.cannot_compact:
+    if _too_long(turn, facts) and not facts.cannot_compact and (turn.answered or turn.attempt < MAX_MODEL_ATTEMPTS):
         return Compact()
+    if turn.overfull or _beyond(facts.context_tokens, facts.context_most):
+        return EndTurn(turn.number, "limit", "context")
     if turn.answered:
         return AskModel(turn.number, turn.round + 1, 1, steers)
     return AskModel(turn.number, turn.round, turn.attempt + 1, steers)
 
 
 def _too_long(turn: Turn, facts: Facts) -> bool:
-    bound = turn.config.limits.max_context_tokens or facts.context_window
-    return bound is not None and facts.context_tokens is not None and facts.context_tokens > bound
+    """Say whether the context is to be made smaller before the next request."""
+    tokens = facts.context_tokens
+    return turn.overfull or _beyond(tokens, turn.config.limits.max_context_tokens) or _beyond(tokens, facts.context_window)
+
+
+def _beyond(tokens: int | None, bound: int | None) -> bool:
+    return tokens is not None and bound is not None and tokens > bound
 
 
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:

@@ -35,6 +35,7 @@ CODES = {
     "tool": "ToolError",
     "bad_arguments": "BadArguments",
     "model": "ModelError",
+    "context_too_long": "ContextTooLong",
     "store": "StoreError",
     "store_not_found": "StoreNotFound",
     "store_foreign": "StoreForeign",

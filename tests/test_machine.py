@@ -310,11 +310,12 @@ def test_going_on_without_more_time_ends_at_once():
     assert decide(fold(kept, state), NOW + 20_000) == EndTurn(2, "limit", "max_turn_seconds")
 
 
-def test_a_limit_of_the_context_comes_before_the_models_window():
-    """Where one is set."""
+def test_the_smaller_of_a_limit_and_the_models_window_counts():
+    """A limit that is larger than the window must not let a request out that cannot be answered."""
     state = limited(Limits(max_context_tokens=50))
     assert decide(state, NOW, Facts(context_tokens=51, context_window=100)) == Compact()
-    assert decide(state, NOW, Facts(context_tokens=50, context_window=40)) == AskModel(1, 1, 1)
+    assert decide(state, NOW, Facts(context_tokens=50, context_window=60)) == AskModel(1, 1, 1)
+    assert decide(state, NOW, Facts(context_tokens=50, context_window=40)) == Compact()
 
 
 def test_no_limit_is_none():

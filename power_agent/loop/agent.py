@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -18,6 +18,7 @@ from power_agent import process
 from power_agent.chance import SystemChance
 from power_agent.cleaning import check_id
 from power_agent.clock import SystemClock
+from power_agent.compaction import Compactor
 from power_agent.context import render
 from power_agent.drive import Drive
 from power_agent.errors import (
@@ -40,7 +41,7 @@ from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.policy import Policy, allow_all
-from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tool
+from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Strategy, Tool
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
@@ -54,7 +55,8 @@ class StatefulAgentLoop:
 
     `model` answers, `tools` are functions it may call, `store` is a path, `":memory:"` or a store. `policy` judges each call
     (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse inputs, requests, calls and ends.
-    `deps` is handed to every tool in its context.
+    `deps` is handed to every tool in its context. `compaction` says how a context that grows too large is made smaller (old outputs
+    as references, then a summary by `models["summary"]`, else by the model itself).
     """
 
     def __init__(  # noqa: PLR0913  what an agent is made of
@@ -68,6 +70,8 @@ class StatefulAgentLoop:
         policy: Policy | None = None,
         guards: Iterable[AnyGuard] = (),
         deps: Any = None,
+        models: Mapping[str, Model] | None = None,
+        compaction: Strategy | Iterable[Strategy] | None = None,
         settings: dict[str, Any] | None = None,
         listeners: Iterable[Listener] = (),
         durability: Durability = "full",
@@ -82,6 +86,8 @@ class StatefulAgentLoop:
         self._store: Store = SQLiteStore(store, durability=durability, clock=self._clock) if isinstance(store, str | Path | os.PathLike) else store
         self._opens_store = isinstance(store, str | os.PathLike)
         self._config = Config(model=model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits)
+        strategies = None if compaction is None else tuple(compaction) if isinstance(compaction, Iterable) else (compaction,)
+        self._compactor = Compactor(model, self._tools, strategies=strategies, summariser=(models or {}).get("summary"))
         me, self._hooks = process.me(), Hooks(listeners)
         self._guards = Guards(guards)
         self._executor = Executor(self._tools, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
@@ -184,7 +190,19 @@ class StatefulAgentLoop:
         return isinstance(step, Wait) and step.why == "person" and (not promised or state.cancel is not None)
 
     def _new_drive(self, state: SessionState, go_on: bool) -> Drive:
-        return Drive(self._sink, self._store, self._clock, self._model, self._tools, self._executor, state, go_on=go_on, guards=self._guards, glimpse=self._hooks.glimpser())
+        return Drive(
+            self._sink,
+            self._store,
+            self._clock,
+            self._model,
+            self._tools,
+            self._executor,
+            state,
+            go_on=go_on,
+            guards=self._guards,
+            glimpse=self._hooks.glimpser(),
+            compactor=self._compactor,
+        )
 
     # -- settling ------------------------------------------------------------------------------------------------------
 
@@ -233,6 +251,10 @@ class StatefulAgentLoop:
                 continue
             self._desk.notice(name)
             return True
+
+    async def compact(self, session_id: str, *, by: str | None = None) -> bool:
+        """Make the context of a session that is between turns smaller now; True when it was. What is folded away stays in the log."""
+        return await self._intake.compact(_checked(session_id), by)
 
     async def close_session(self, session_id: str, *, reason: str = "closed", abort: bool = False, by: str | None = None) -> None:
         """Let a session take no more input. An open turn must be ended first, or with `abort=True`."""

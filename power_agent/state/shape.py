@@ -169,6 +169,14 @@ class Transcript:
         )
 
 
+@word()
+class Measured(Word):
+    """How many tokens the context had up to an event, as a provider counted it or a compaction left it. 0: nobody knows."""
+
+    seq: int = 0
+    tokens: int = 0
+
+
 @word(slots=False)
 class Spent(Moving):
     """What was used. `lost_…` is reserved for requests whose end nobody saw; `unpriced` counts answers of unknown cost."""
@@ -244,6 +252,7 @@ class Turn(Moving):
     """The turn that is open. Rounds count answers asked for; `answered` says that the current round has its answer.
 
     `before` is what the session had spent when the turn began; a turn that continues another one begins where that one began.
+    `about` names the inputs it is about, also when it continues another turn. `overfull`: a provider refused the context as too long.
     """
 
     number: int
@@ -259,6 +268,8 @@ class Turn(Moving):
     ms_before: int = 0
     before: Spent = Spent()
     objections: int = 0
+    about: tuple[int, ...] = ()
+    overfull: bool = False
 
 
 @word()
@@ -273,6 +284,7 @@ class LastTurn(Word):
     reason: str | None = None
     began: int = 0
     ms: int = 0
+    about: tuple[int, ...] = ()
 
 
 @word()
@@ -313,6 +325,8 @@ class SessionState(Moving):
     cancel: Cancel | None = None
     transcript: Transcript = field(default_factory=Transcript)
     compacted_to: int = 0
+    compactions: int = 0
+    measured: Measured = Measured()
     spent: Spent = Spent()
 
     @property
