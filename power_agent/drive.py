@@ -41,10 +41,10 @@ from power_agent.limits import (
     STOP_SECONDS,
     Limits,
 )
-from power_agent.machine import AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Wait, decide, earliest_deadline
+from power_agent.machine import LAST, AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide, earliest_deadline
 from power_agent.messages import AnswerPart, Call, Message, Text, Usage
 from power_agent.policy import Change, Refuse
-from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
+from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools, ToolSpec
 from power_agent.sink import Sink, opened
 from power_agent.state import Answered, CallState, SessionState, Turn
 
@@ -157,9 +157,9 @@ class Drive:
             return False
         step = self._next()
         match step:
-            case TakeInput():
+            case TakeInput() | Tell():
                 self._go_on = False
-                self._stage(e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
+                self._stage(_begun(step))
             case AskModel():
                 await self._ask(step)
             case RunCalls():
@@ -283,12 +283,19 @@ class Drive:
             model=self._model.name,
             system=config.system,
             messages=context.messages,
-            tools=self._tools.specs,
+            tools=self._specs(),
             settings=config.settings,
             session=state.session,
             replies=state.replies,
             attempt=step.attempt,
         )
+
+    def _specs(self) -> tuple[ToolSpec, ...]:
+        """Return the tools that the next request offers: a function of the log and the configuration."""
+        state = self.state
+        if state.turn is not None and LAST in state.turn.habits.told:
+            return ()
+        return self._tools.specs
 
     async def _guarded(self, step: AskModel, request: ModelRequest) -> ModelRequest | None:
         """Let the guards look at a request. None: it is not sent, decide again."""
@@ -479,7 +486,8 @@ class Drive:
         """Give up, doubt, judge and begin calls, as the step says."""
         cancel, calls = self.state.cancel, self.state.calls
         for name in step.abort:
-            self._stage(e.CallAborted(call=name, by=(cancel and cancel.by) or "a person", reason=cancel.reason if cancel else "cancelled"))
+            by, reason = ((cancel.by or "a person"), cancel.reason) if cancel else ("power_agent", "the turn is at its limit")
+            self._stage(e.CallAborted(call=name, by=by, reason=reason))
         for name in step.expired:
             self._stage(e.CallDenied(call=name, by="deadline", reason="nobody answered in time"))
         for name in step.doubt:
@@ -670,6 +678,12 @@ class Drive:
             except OwnershipLost:
                 return
             return
+
+
+def _begun(step: TakeInput | Tell) -> e.Event:
+    if isinstance(step, Tell):
+        return e.NoteAdded(text=step.text, why=step.why)
+    return e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues)
 
 
 def _answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:

@@ -18,6 +18,12 @@ class Limits(Word):
     max_tokens_per_session: int | None = None
     max_cost_usd_per_turn: float | None = None
     max_cost_usd_per_session: float | None = None
+    max_same_calls: int | None = 12
+    """The same calls with the same arguments, answer after answer; the model is told before that."""
+    max_rounds_without_progress: int | None = 20
+    """Rounds in a row whose calls all fail, or come to what they came to before; the model is told before that."""
+    last_answer: bool = False
+    """Whether the model may say where things stand when a turn reaches a limit: one more request, without tools."""
     max_turn_seconds: float | None = None
     """Wall time of a turn, waits for a person included."""
     max_tool_seconds: float = 600.0
@@ -71,6 +77,14 @@ SNAPSHOT_EVENTS = 2_000
 """Events since the last cached state before another one is cached: folding them takes some twenty milliseconds."""
 MAX_OBJECTIONS = 3
 """How often guards may hold up the end of one turn: a check that can never be satisfied must not keep a model busy for ever."""
+SAME_CALLS_TOLD = 3
+"""After so many of the same calls in a row, and again after as many more, the model is told."""
+STALLED_ROUNDS_TOLD = 5
+"""The same for rounds that get nowhere."""
+MAX_EMPTY_ANSWERS = 2
+"""How often an empty answer is asked about before it is taken for the end of the turn."""
+MAX_CONTINUATIONS = 3
+"""How often an answer that was cut by length is continued."""
 MAX_STREAM_ITEMS = 1_000
 """What waits for a slow reader of a stream: above it glimpses are let go and facts are read from the log instead."""
 TAIL_SECONDS = 0.01

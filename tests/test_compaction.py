@@ -157,9 +157,9 @@ async def test_a_refusal_that_nothing_helps_against_is_a_limit():
 
 
 @tool(recovery="rerun")
-async def dump(size: int) -> str:
+async def dump(size: int, number: int = 0) -> str:
     """Return a lot."""
-    return "0123456789" * (size // 10)
+    return f"{number:10}" * (size // 10)
 
 
 def work(rounds: int, each: int):
@@ -169,7 +169,7 @@ def work(rounds: int, each: int):
         if request.purpose == "summary":
             return "Much was dumped."
         made = request.replies
-        return [Call("dump", {"size": each})] if made < rounds else "done"
+        return [Call("dump", {"size": each, "number": made})] if made < rounds else "done"
 
     return script
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from power_agent import events as e
 from power_agent.events import Envelope, Mode, Parent
 from power_agent.messages import Call
+from power_agent.state import habits
 from power_agent.state.moves import CALL_MOVES, MOVES, RESOLVED, Place
 from power_agent.state.shape import (
     Answered,
@@ -214,6 +215,8 @@ def _turn_ended(state: SessionState, event: e.TurnEnded, kept: Envelope) -> Sess
 
 
 def _note(state: SessionState, event: e.NoteAdded, kept: Envelope) -> SessionState:
+    if state.turn is not None:
+        state = _set(state, turn=state.turn.moved(habits=habits.told(state.turn.habits, event.why, state.turn.round)))
     return _set(state, notes=(*state.notes, Told(kept.seq, event.text)))
 
 
@@ -276,7 +279,8 @@ def _answered(state: SessionState, event: e.ModelAnswered, kept: Envelope) -> Se
     spent = state.spent.paid(event)
     if request.purpose == "summary":
         return _set(state, request=None, setback=None, spent=spent)
-    turn = cast("Turn", state.turn).moved(answered=True)
+    before = cast("Turn", state.turn)
+    turn = before.moved(answered=True, habits=habits.answered(before.habits, event))
     made = [part for part in event.parts if isinstance(part, Call)]
     if made:
         prefix = f"t{turn.number}r{turn.round}c"
@@ -364,6 +368,9 @@ def _call_moved(state: SessionState, event: e.CallEvent, kept: Envelope) -> Sess
     if place not in RESOLVED or any(other.place not in RESOLVED for other in calls.values()):
         return _set(state, calls=calls)
     returned = Returned(kept.seq, state.answer_seq, tuple(calls.values()))
+    turn = cast("Turn", state.turn)
+    cuts = sum(other.outcome is not None and other.outcome.cut is not None for other in returned.calls)
+    _set(state, turn=turn.moved(habits=habits.returned(turn.habits, returned.calls)), cuts=state.cuts + cuts)
     return _set(state, calls={}, transcript=state.transcript.add(returned))
 
 

@@ -248,6 +248,23 @@ class Input(Word):
 
 
 @word(slots=False)
+class Habits(Moving):
+    """What the model does again and again in a turn.
+
+    `same`: answers in a row that make the calls `made`. `stalled`: rounds in a row that got nowhere. `empty` and `cut`: answers in a row
+    that say nothing, or were cut by length. `told`: the round in which the model was last told of what.
+    """
+
+    made: str = ""
+    same: int = 0
+    stalled: int = 0
+    recent: tuple[str, ...] = ()
+    empty: int = 0
+    cut: int = 0
+    told: Mapping[str, int] = field(default_factory=dict)
+
+
+@word(slots=False)
 class Turn(Moving):
     """The turn that is open. Rounds count answers asked for; `answered` says that the current round has its answer.
 
@@ -270,6 +287,7 @@ class Turn(Moving):
     objections: int = 0
     about: tuple[int, ...] = ()
     overfull: bool = False
+    habits: Habits = Habits()
 
 
 @word()
@@ -326,6 +344,7 @@ class SessionState(Moving):
     transcript: Transcript = field(default_factory=Transcript)
     compacted_to: int = 0
     compactions: int = 0
+    cuts: int = 0
     measured: Measured = Measured()
     spent: Spent = Spent()
 
