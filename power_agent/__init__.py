@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from power_agent.messages import Attachment, Call, Message, Reasoning, Text, Usage
     from power_agent.models import Answer, ScriptedModel
     from power_agent.ports import DidNotHappen, Happened, ToolContext, Unknown
+    from power_agent.prompt import system_prompt
     from power_agent.results import PendingCall, TurnResult
     from power_agent.settling import Abort, Approve, Deny, Result, Retry
     from power_agent.sink import Sink
@@ -60,6 +61,7 @@ _HOMES = {
     "Usage": "messages",
     "evolve": "state",
     "fold": "state",
+    "system_prompt": "prompt",
     "tool": "tools",
 }
 
@@ -98,6 +100,7 @@ __all__ = [
     "__version__",
     "evolve",
     "fold",
+    "system_prompt",
     "tool",
 ]
 

@@ -23,6 +23,8 @@ from power_agent.gauge import Bounds, Count, bounds, crude, estimated, of_contex
 from power_agent.limits import ENOUGH_SHARE, FIRST_SHARE, MAX_REQUEST_CHARACTERS, RECENT_SHARE, ROOM_SHARE
 from power_agent.messages import Message
 from power_agent.ports import Crowded, Exchange, Model, Smaller, Strategy, Tools
+from power_agent.recall import offered
+from power_agent.report import ContextReport, report
 from power_agent.state import Said, SessionState, Summed, evolve
 from power_agent.strategies import Summarise, TrimOutputs, shortened
 
@@ -38,9 +40,14 @@ class GivenUp(Exception):
 
 
 class Compactor:
-    """Measures contexts and finds what makes them smaller. It keeps nothing between sessions."""
+    """Measures contexts and finds what makes them smaller. It keeps nothing between sessions. `aside` is the share of a bound that
+    is kept free for what is shown beside the log.
+    """
 
-    def __init__(self, model: Model, tools: Tools, *, strategies: Sequence[Strategy] | None = None, summariser: Model | None = None, count: Count = crude) -> None:
+    def __init__(
+        self, model: Model, tools: Tools, *, strategies: Sequence[Strategy] | None = None, summariser: Model | None = None, count: Count = crude, aside: float = 0.0
+    ) -> None:
+        self._aside = aside
         self._model = model
         self._tools = tools
         self._strategies: tuple[Strategy, ...] = (TrimOutputs(), Summarise()) if strategies is None else tuple(strategies)
@@ -52,11 +59,16 @@ class Compactor:
     def bounds(self, state: SessionState) -> Bounds:
         """Return how large the context of a session may be."""
         config = state.turn.config if state.turn is not None else state.config
-        return bounds(window_of(self._model), config.limits.max_context_tokens, config.settings)
+        found = bounds(window_of(self._model), config.limits.max_context_tokens, config.settings)
+        return found if found.soft is None else replace(found, soft=int(found.soft * (1 - self._aside)))
 
     def tokens(self, state: SessionState) -> int:
         """Return how large it is."""
-        return of_context(state, self._tools.specs, self.count)
+        return of_context(state, offered(self._tools, state), self.count)
+
+    def report(self, state: SessionState) -> ContextReport:
+        """Return what fills the context of a session."""
+        return report(state, offered(self._tools, state), self.bounds(state), self.count)
 
     # -- making it smaller ---------------------------------------------------------------------------------------------
 
@@ -80,7 +92,7 @@ class Compactor:
 
     def specs_tokens(self, state: SessionState) -> int:
         """Estimate a whole context without what was measured."""
-        return estimated(state, self._tools.specs, self.count)
+        return estimated(state, offered(self._tools, state), self.count)
 
 
 class _Plan:

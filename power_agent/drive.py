@@ -24,9 +24,9 @@ from typing import Any, cast
 from power_agent import events as e
 from power_agent.compaction import Compactor, GivenUp, window_of
 from power_agent.context import render
-from power_agent.errors import ContextTooLong, HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
+from power_agent.errors import ContextTooLong, HeadMoved, IllegalMove, InvalidInput, LogError, ModelError, OwnershipLost, StoreError
 from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
-from power_agent.gauge import answer_tokens
+from power_agent.gauge import answer_tokens, of_part
 from power_agent.guards import AnyGuard, Asking, Ending, Guards, name_of, settled
 from power_agent.limits import (
     CANCEL_GRACE_SECONDS,
@@ -42,11 +42,13 @@ from power_agent.limits import (
     Limits,
 )
 from power_agent.machine import LAST, AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide, earliest_deadline
-from power_agent.messages import AnswerPart, Call, Message, Text, Usage
+from power_agent.messages import AnswerPart, Call, ContentPart, Message, Text, Usage
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools, ToolSpec
+from power_agent.recall import offered
 from power_agent.sink import Sink, opened
-from power_agent.state import Answered, CallState, SessionState, Turn
+from power_agent.state import Answered, CallState, Said, SessionState, Turn
+from power_agent.surroundings import Asked, Provider, bounded, failed, parts_of, with_surroundings
 
 RACES = 8
 """How often a last word is tried again when others keep adding facts."""
@@ -77,6 +79,7 @@ class Drive:
         guards: Guards = NO_GUARDS,
         glimpse: Callable[[Glimpsed], None] | None = None,
         compactor: Compactor | None = None,
+        providers: Sequence[Provider] = (),
     ) -> None:
         self._sink = sink
         self._store = store
@@ -89,6 +92,7 @@ class Drive:
         self._draft = sink.draft(state)
         self._go_on = go_on
         self._compactor = compactor or Compactor(model, tools)
+        self._providers = tuple(providers)
         self._stuck: tuple[int, int] | None = None  # where nothing made the context smaller
         self._compactions = 0
         self._running: dict[str, asyncio.Task[Done]] = {}
@@ -245,8 +249,11 @@ class Drive:
     async def _ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
         self._compactions = 0
-        self._stage(self._asking(step))
-        request = await self._guarded(step, self._request(step))
+        around = await self._surroundings(step)
+        if around is None:
+            return
+        self._stage(self._asking(step, around))
+        request = await self._guarded(step, self._request(step, around))
         if request is None or not await self._keep():
             return
         try:
@@ -259,11 +266,40 @@ class Drive:
             if reply is not None:
                 self._stage_answer(step, reply)
 
-    def _asking(self, step: AskModel) -> e.ModelAsked:
+    async def _surroundings(self, step: AskModel) -> tuple[ContentPart, ...] | None:
+        """Let the providers say what the model is shown beside the log. None: others added facts meanwhile, decide again."""
+        said = next((entry.parts for entry in reversed([*self.state.transcript]) if isinstance(entry, Said)), ()) if self._providers else ()
+        asked = Asked(session=self.kept.session, turn=step.turn, round=step.round, text="".join(part.text for part in said if isinstance(part, Text)))
+        parts = list[ContentPart]()
+        for provider in self._providers:
+            try:
+                shown: Any = provider(asked)
+                if inspect.isawaitable(shown):
+                    if not await self._keep():
+                        await _dropped(shown)
+                        return None
+                    shown = await shown
+                parts += parts_of(shown)
+            except (LogError, StoreError):
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a provider raises
+                failed(provider, asked.session, error)
+        return bounded(parts, self._compactor.bounds(self.state).soft)
+
+    def _asking(self, step: AskModel, around: tuple[ContentPart, ...]) -> e.ModelAsked:
         """Return the intent to ask, with what the request may come to if nobody sees its end."""
-        tokens = self._compactor.tokens(self.state)
+        tokens = self._compactor.tokens(self.state) + sum(of_part(part, self._compactor.count) for part in around)
         cost, tokens = self._reserve(self._model, tokens)
-        return e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs, reserved_tokens=tokens, reserved_cost_nano_usd=cost)
+        return e.ModelAsked(
+            turn=step.turn,
+            round=step.round,
+            attempt=step.attempt,
+            model=self._model.name,
+            inputs=step.inputs,
+            reserved_tokens=tokens,
+            reserved_cost_nano_usd=cost,
+            context=around,
+        )
 
     def _reserve(self, model: Model, tokens: int) -> tuple[int | None, int]:
         """Return what a request of that size may cost and how many tokens it may use, its answer included."""
@@ -272,7 +308,7 @@ class Drive:
         price: Callable[[Usage], int | None] | None = getattr(model, "cost", None)
         return None if price is None else price(Usage(tokens, answer)), tokens + answer
 
-    def _request(self, step: AskModel) -> ModelRequest:
+    def _request(self, step: AskModel, around: tuple[ContentPart, ...]) -> ModelRequest:
         """Put together what will be sent."""
         state = self.state
         context = render(state)
@@ -282,7 +318,7 @@ class Drive:
         return ModelRequest(
             model=self._model.name,
             system=config.system,
-            messages=context.messages,
+            messages=with_surroundings(context.messages, around),
             tools=self._specs(),
             settings=config.settings,
             session=state.session,
@@ -295,7 +331,7 @@ class Drive:
         state = self.state
         if state.turn is not None and LAST in state.turn.habits.told:
             return ()
-        return self._tools.specs
+        return offered(self._tools, state)
 
     async def _guarded(self, step: AskModel, request: ModelRequest) -> ModelRequest | None:
         """Let the guards look at a request. None: it is not sent, decide again."""

@@ -77,6 +77,18 @@ SNAPSHOT_EVENTS = 2_000
 """Events since the last cached state before another one is cached: folding them takes some twenty milliseconds."""
 MAX_OBJECTIONS = 3
 """How often guards may hold up the end of one turn: a check that can never be satisfied must not keep a model busy for ever."""
+MAX_RECALL_HITS = 10
+"""Events in one answer of a search in what was folded away."""
+RECALL_EXCERPT_CHARACTERS = 300
+"""Of each of them, around the word that was found."""
+RECALL_CHARACTERS = 8_000
+"""Read in one go from what was folded away: a few pages, so that looking something up does not fill the context anew."""
+MAX_SURROUNDINGS_CHARACTERS = 24_000
+"""What providers of context may show with one request, all together."""
+SURROUNDINGS_SHARE = 0.1
+"""The most of a context's bound that they may take; it is kept free for them."""
+MAX_PROJECT_BYTES = 65_536
+"""Of one file with a project's instructions."""
 SAME_CALLS_TOLD = 3
 """After so many of the same calls in a row, and again after as many more, the model is told."""
 STALLED_ROUNDS_TOLD = 5

@@ -13,7 +13,7 @@ from power_agent.events import Trim
 from power_agent.messages import Attachment, Call, Message, Output, Reasoning, Text
 from power_agent.ports import Crowded, Exchange, Smaller
 
-TRIMMED = "[The output of {tool} was left out to save room: {size} characters. recall_read(seq={seq}) shows it.]"
+TRIMMED = '[The output of {tool} was left out to save room: {size} characters. recall_read(seq={first}, upto={last}, call="{call}") shows it.]'
 SLID = "[Earlier messages were left out to save room. recall_search finds what was said in them.]"
 INSTRUCTIONS = (
     "You keep the memory of an agent whose conversation has become too long. Below is the earlier part of it. "
@@ -46,7 +46,7 @@ class TrimOutputs:
                 if excess <= 0:
                     break
                 text = _text(output)
-                note = TRIMMED.format(tool=output.name, size=len(text), seq=exchange.last)
+                note = TRIMMED.format(tool=output.name, size=len(text), first=exchange.first, last=exchange.last, call=output.call)
                 if len(text) < WORTH_TRIMMING or text.startswith(TRIMMED[:15]):
                     continue
                 trims.append(Trim(call=output.call, note=note))

@@ -10,7 +10,7 @@ from power_agent import Answer, Call, Limits, ModelError, ScriptedModel, Statefu
 from power_agent import events as e
 from power_agent.context import render
 from power_agent.errors import ContextTooLong, SessionPending
-from power_agent.gauge import crude, of_message
+from power_agent.gauge import crude, of_message, of_prefix
 from power_agent.policy import Ask
 from power_agent.ports import Crowded, ModelRequest, Smaller
 from power_agent.state import Summed
@@ -19,7 +19,7 @@ from power_agent.strategies import SLID, SlidingWindow
 
 def size(request: ModelRequest) -> int:
     """Count a request as its own provider would."""
-    return crude(request.system or "") + sum(of_message(message, crude) for message in request.messages)
+    return of_prefix(request.system, request.tools, crude) + sum(of_message(message, crude) for message in request.messages)
 
 
 class Windowed(ScriptedModel):
@@ -162,13 +162,15 @@ async def dump(size: int, number: int = 0) -> str:
     return f"{number:10}" * (size // 10)
 
 
-def work(rounds: int, each: int):
+def work(rounds: int, each: int, idle: int = 0):
     """Ask for so many outputs of that size in one turn, then say so."""
 
     def script(request: ModelRequest):
         if request.purpose == "summary":
             return "Much was dumped."
-        made = request.replies
+        made = request.replies - idle
+        if made < 0:
+            return "hi"
         return [Call("dump", {"size": each, "number": made})] if made < rounds else "done"
 
     return script
@@ -176,7 +178,7 @@ def work(rounds: int, each: int):
 
 async def test_old_outputs_become_references_first():
     """Trimming asks no model; the last outputs stay."""
-    model = Windowed(work(6, 600))
+    model = Windowed(work(9, 1_800), 4_000)
     async with StatefulAgentLoop(model, store=":memory:", tools=[dump]) as loop:
         assert (await loop.send("go", "s")).status == "completed"
         kept = compactions(await loop.history("s"))
@@ -191,18 +193,18 @@ async def test_old_outputs_become_references_first():
 
 async def test_one_very_long_turn_is_cut_between_its_exchanges():
     """What it is about stays word for word, although everything else of it was folded away."""
-    model = Windowed(work(60, 300))
+    model = Windowed(work(45, 600, idle=1), 2_000)
     async with StatefulAgentLoop(model, store=":memory:", tools=[dump]) as loop:
         await loop.send("hello " * 100, "s")  # large first instructions are not kept for ever
-        result = await loop.send("please dump sixty times", "s")
+        result = await loop.send("please dump very often", "s")
         assert result.status == "completed"
-        assert any("please dump sixty times" in entry.text for entry in (await loop.state("s")).transcript if isinstance(entry, Summed))
-    assert max(model.sizes) <= 1_000
+        assert any("please dump very often" in entry.text for entry in (await loop.state("s")).transcript if isinstance(entry, Summed))
+    assert max(model.sizes) <= 2_000
 
 
 async def test_a_single_output_that_does_not_fit_is_trimmed_when_nothing_else_helps():
     """Better a reference than no answer."""
-    model = Windowed(work(1, 5_000))
+    model = Windowed(work(1, 9_000), 2_000)
     async with StatefulAgentLoop(model, store=":memory:", tools=[dump]) as loop:
         assert (await loop.send("go", "s")).status == "completed"
         assert [one.strategy for one in compactions(await loop.history("s"))] == ["trim"]

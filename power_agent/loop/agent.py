@@ -33,7 +33,7 @@ from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
 from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker
-from power_agent.limits import MAX_HISTORY_EVENTS, Limits
+from power_agent.limits import MAX_HISTORY_EVENTS, SURROUNDINGS_SHARE, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
 from power_agent.loop.upkeep import Upkeep
@@ -42,11 +42,14 @@ from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.policy import Policy, allow_all
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Strategy, Tool
+from power_agent.recall import Recall
+from power_agent.report import ContextReport
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
+from power_agent.surroundings import Provider
 from power_agent.tools import Toolbox
 
 
@@ -56,7 +59,8 @@ class StatefulAgentLoop:
     `model` answers, `tools` are functions it may call, `store` is a path, `":memory:"` or a store. `policy` judges each call
     (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse inputs, requests, calls and ends.
     `deps` is handed to every tool in its context. `compaction` says how a context that grows too large is made smaller (old outputs
-    as references, then a summary by `models["summary"]`, else by the model itself).
+    as references, then a summary by `models["summary"]`, else by the model itself). `context` are functions that say what the model is shown beside
+    the log with each request: memory, documents, the time.
     """
 
     def __init__(  # noqa: PLR0913  what an agent is made of
@@ -72,6 +76,7 @@ class StatefulAgentLoop:
         deps: Any = None,
         models: Mapping[str, Model] | None = None,
         compaction: Strategy | Iterable[Strategy] | None = None,
+        context: Iterable[Provider] = (),
         settings: dict[str, Any] | None = None,
         listeners: Iterable[Listener] = (),
         durability: Durability = "full",
@@ -84,13 +89,15 @@ class StatefulAgentLoop:
         self._tools = Toolbox(tools)
         self._clock = clock or SystemClock()
         self._store: Store = SQLiteStore(store, durability=durability, clock=self._clock) if isinstance(store, str | Path | os.PathLike) else store
+        self._offer = Recall(self._tools, self._store)
         self._opens_store = isinstance(store, str | os.PathLike)
         self._config = Config(model=model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits)
         strategies = None if compaction is None else tuple(compaction) if isinstance(compaction, Iterable) else (compaction,)
-        self._compactor = Compactor(model, self._tools, strategies=strategies, summariser=(models or {}).get("summary"))
+        self._providers = tuple(context)
+        self._compactor = Compactor(model, self._offer, strategies=strategies, summariser=(models or {}).get("summary"), aside=SURROUNDINGS_SHARE if self._providers else 0.0)
         me, self._hooks = process.me(), Hooks(listeners)
         self._guards = Guards(guards)
-        self._executor = Executor(self._tools, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
+        self._executor = Executor(self._offer, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks)
         self._chance = chance or SystemChance()
         self._streams: set[asyncio.Task[TurnResult]] = set()
@@ -195,13 +202,14 @@ class StatefulAgentLoop:
             self._store,
             self._clock,
             self._model,
-            self._tools,
+            self._offer,
             self._executor,
             state,
             go_on=go_on,
             guards=self._guards,
             glimpse=self._hooks.glimpser(),
             compactor=self._compactor,
+            providers=self._providers,
         )
 
     # -- settling ------------------------------------------------------------------------------------------------------
@@ -314,6 +322,10 @@ class StatefulAgentLoop:
     async def messages(self, session_id: str, *, at: int | None = None) -> tuple[Message, ...]:
         """Return what the model would see, now or at any seq."""
         return render(await self.state(session_id, at=at)).messages
+
+    async def context_report(self, session_id: str) -> ContextReport:
+        """Return what fills the context of a session, in tokens: by category, by tool and by message, and what is free."""
+        return self._compactor.report(await self.state(session_id))
 
     async def state(self, session_id: str, *, at: int | None = None) -> SessionState:
         """Return the folded state, now or at any seq."""
