@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from power_agent.messages import Attachment, Call, Message, Reasoning, Text, Usage
     from power_agent.models import Answer, ScriptedModel, model
     from power_agent.ports import DidNotHappen, Happened, ToolContext, Unknown
+    from power_agent.prompt import system_prompt
     from power_agent.results import PendingCall, TurnResult
     from power_agent.settling import Abort, Approve, Deny, Result, Retry
     from power_agent.sink import Sink
@@ -66,6 +67,7 @@ _HOMES = {
     "files": "tools.files",
     "fold": "state",
     "model": "models",
+    "system_prompt": "prompt",
     "todo": "tools.todo",
     "todo_of": "tools.todo",
     "tool": "tools",
@@ -109,6 +111,7 @@ __all__ = [
     "files",
     "fold",
     "model",
+    "system_prompt",
     "todo",
     "todo_of",
     "tool",

@@ -49,6 +49,7 @@ class _Rendered:
     def __init__(self) -> None:
         self.entries = 0
         self.messages: list[Message] = []
+        self.pairs: list[tuple[Entry, Message]] = []
         self.blobs: set[str] = set()
         self._ids = _Ids()
 
@@ -69,10 +70,16 @@ class _Rendered:
         if message is None:
             return
         self.messages.append(message)
+        self.pairs.append((entry, message))
         for part in message.parts:
             for one in part.content if isinstance(part, Output) else (part,):
                 if isinstance(one, Attachment) and one.blob is not None:
                     self.blobs.add(one.blob)
+
+
+def shown(state: SessionState) -> list[tuple[Entry, Message]]:
+    """Return each entry of the transcript that the model sees, and as what."""
+    return _Rendered.of(state.transcript).pairs[:]
 
 
 def _why_not(state: SessionState, messages: tuple[Message, ...]) -> str | None:

@@ -14,16 +14,19 @@ made anew. `OwnershipLost` means that somebody else works on the session now: ev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from power_agent import events as e
+from power_agent.compaction import Compactor, GivenUp, window_of
 from power_agent.context import render
-from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
+from power_agent.errors import ContextTooLong, HeadMoved, IllegalMove, InvalidInput, LogError, ModelError, OwnershipLost, StoreError
 from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
+from power_agent.gauge import answer_tokens, of_part
 from power_agent.guards import AnyGuard, Asking, Ending, Guards, name_of, settled
 from power_agent.limits import (
     CANCEL_GRACE_SECONDS,
@@ -31,17 +34,21 @@ from power_agent.limits import (
     FIRST_BACKOFF_SECONDS,
     LOOK_SECONDS,
     MAX_BACKOFF_SECONDS,
+    MAX_COMPACTIONS,
     MAX_MODEL_ATTEMPTS,
     MAX_OBJECTIONS,
+    MAX_SUMMARY_ATTEMPTS,
     STOP_SECONDS,
     Limits,
 )
-from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
-from power_agent.messages import AnswerPart, Call, Text
+from power_agent.machine import LAST, AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide, earliest_deadline
+from power_agent.messages import AnswerPart, Call, ContentPart, Message, Text, Usage
 from power_agent.policy import Change, Refuse
-from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
-from power_agent.sink import Sink
-from power_agent.state import Answered, CallState, SessionState, Turn
+from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools, ToolSpec
+from power_agent.recall import offered
+from power_agent.sink import Sink, opened
+from power_agent.state import Answered, CallState, Said, SessionState, Turn
+from power_agent.surroundings import Asked, Provider, bounded, failed, parts_of, with_surroundings
 
 RACES = 8
 """How often a last word is tried again when others keep adding facts."""
@@ -71,6 +78,8 @@ class Drive:
         go_on: bool = False,
         guards: Guards = NO_GUARDS,
         glimpse: Callable[[Glimpsed], None] | None = None,
+        compactor: Compactor | None = None,
+        providers: Sequence[Provider] = (),
     ) -> None:
         self._sink = sink
         self._store = store
@@ -82,6 +91,10 @@ class Drive:
         self._glimpse = glimpse
         self._draft = sink.draft(state)
         self._go_on = go_on
+        self._compactor = compactor or Compactor(model, tools)
+        self._providers = tuple(providers)
+        self._stuck: tuple[int, int] | None = None  # where nothing made the context smaller
+        self._compactions = 0
         self._running: dict[str, asyncio.Task[Done]] = {}
         self._contexts: dict[str, ToolContext] = {}
         self._recovering: set[str] = set()
@@ -109,13 +122,28 @@ class Drive:
 
     async def run(self, first: Sequence[e.Event] = ()) -> SessionState:
         """Move the session on. Cancelled, it puts everything down so that any process can resume."""
-        try:
-            await self._sink.hold(self.kept)
+        async with self._in_hand():
             self._stage(*first)
             if not first and self.state.cancel is None:
                 self._recovering = {call.call.id for call in self.state.unresolved if call.place == "doubted"}
             while not await self._step():
                 pass
+        return self.state
+
+    async def compact(self, by: str | None = None) -> SessionState:
+        """Make the context smaller and do nothing else."""
+        async with self._in_hand():
+            await self._compact(by, asked_for=True)
+            while not await self._keep(release=True):
+                pass
+        return self.state
+
+    @contextlib.asynccontextmanager
+    async def _in_hand(self) -> AsyncIterator[None]:
+        """Hold the session while something is done with it; put it down when that is interrupted."""
+        try:
+            await self._sink.hold(self.kept)
+            yield
         except OwnershipLost:
             await self._stop_all()
             raise
@@ -127,7 +155,6 @@ class Drive:
                 late.cancel()
             if self._waking is not None:
                 self._waking.cancel()
-        return self.state
 
     async def _step(self) -> bool:
         """Decide and perform one step; True when there is nothing left to do without somebody else."""
@@ -135,15 +162,17 @@ class Drive:
         if any(call.place == "doubted" and not call.permitted_by for call in doubted):
             await self._recover([call for call in doubted if call.place == "doubted" and not call.permitted_by])
             return False
-        step = decide(self.state, self._clock.now(), Facts(running=frozenset(self._running), go_on=self._go_on))
+        step = self._next()
         match step:
-            case TakeInput():
+            case TakeInput() | Tell():
                 self._go_on = False
-                self._stage(e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
+                self._stage(_begun(step))
             case AskModel():
                 await self._ask(step)
             case RunCalls():
                 await self._see_to(step)
+            case Compact():
+                await self._compact()
             case EndTurn(status="completed") if self._guards.at("end") and await self._held_up(step):
                 pass
             case EndTurn():
@@ -154,6 +183,23 @@ class Drive:
             case _:
                 return await self._keep(release=True)
         return False
+
+    def _next(self) -> Step:
+        """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
+        facts = Facts(running=frozenset(self._running), go_on=self._go_on, cannot_compact=self._stuck == self._words())
+        step = decide(self.state, self._clock.now(), facts)
+        if not isinstance(step, AskModel):
+            return step
+        bounds = self._compactor.bounds(self.state)
+        if bounds.soft is None:
+            return step
+        facts = replace(facts, context_tokens=self._compactor.tokens(self.state), context_window=bounds.soft, context_most=bounds.hard)
+        return decide(self.state, self._clock.now(), facts)
+
+    def _words(self) -> tuple[int, int]:
+        """Name the context as it stands: the turn, and where its last words are."""
+        transcript = self.state.transcript
+        return self.state.turns, transcript[-1].seq if transcript else 0
 
     def _why_failed(self, step: EndTurn) -> e.Failure | None:
         return self.state.setback.failure if step.status == "failed" and self.state.setback is not None else None
@@ -205,8 +251,12 @@ class Drive:
 
     async def _ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
-        self._stage(e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs))
-        request = await self._guarded(step, self._request(step))
+        self._compactions = 0
+        around = await self._surroundings(step)
+        if around is None:
+            return
+        self._stage(self._asking(step, around))
+        request = await self._guarded(step, self._request(step, around))
         if request is None or not await self._keep():
             return
         if blobs := render(self.state).blobs:
@@ -221,7 +271,49 @@ class Drive:
             if reply is not None:
                 self._stage_answer(step, reply)
 
-    def _request(self, step: AskModel) -> ModelRequest:
+    async def _surroundings(self, step: AskModel) -> tuple[ContentPart, ...] | None:
+        """Let the providers say what the model is shown beside the log. None: others added facts meanwhile, decide again."""
+        said = next((entry.parts for entry in reversed([*self.state.transcript]) if isinstance(entry, Said)), ()) if self._providers else ()
+        asked = Asked(session=self.kept.session, turn=step.turn, round=step.round, text="".join(part.text for part in said if isinstance(part, Text)))
+        parts = list[ContentPart]()
+        for provider in self._providers:
+            try:
+                shown: Any = provider(asked)
+                if inspect.isawaitable(shown):
+                    if not await self._keep():
+                        await _dropped(shown)
+                        return None
+                    shown = await shown
+                parts += parts_of(shown)
+            except (LogError, StoreError):
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a provider raises
+                failed(provider, asked.session, error)
+        return bounded(parts, self._compactor.bounds(self.state).soft)
+
+    def _asking(self, step: AskModel, around: tuple[ContentPart, ...]) -> e.ModelAsked:
+        """Return the intent to ask, with what the request may come to if nobody sees its end."""
+        tokens = self._compactor.tokens(self.state) + sum(of_part(part, self._compactor.count) for part in around)
+        cost, tokens = self._reserve(self._model, tokens)
+        return e.ModelAsked(
+            turn=step.turn,
+            round=step.round,
+            attempt=step.attempt,
+            model=self._model.name,
+            inputs=step.inputs,
+            reserved_tokens=tokens,
+            reserved_cost_nano_usd=cost,
+            context=around,
+        )
+
+    def _reserve(self, model: Model, tokens: int) -> tuple[int | None, int]:
+        """Return what a request of that size may cost and how many tokens it may use, its answer included."""
+        config = self.state.turn.config if self.state.turn is not None else self.state.config
+        answer = answer_tokens(window_of(model), config.settings)
+        price: Callable[[Usage], int | None] | None = getattr(model, "cost", None)
+        return None if price is None else price(Usage(tokens, answer)), tokens + answer
+
+    def _request(self, step: AskModel, around: tuple[ContentPart, ...]) -> ModelRequest:
         """Put together what will be sent."""
         state = self.state
         context = render(state)
@@ -231,13 +323,20 @@ class Drive:
         return ModelRequest(
             model=self._model.name,
             system=config.system,
-            messages=context.messages,
-            tools=self._tools.specs,
+            messages=with_surroundings(context.messages, around),
+            tools=self._specs(),
             settings=config.settings,
             session=state.session,
             replies=state.replies,
             attempt=step.attempt,
         )
+
+    def _specs(self) -> tuple[ToolSpec, ...]:
+        """Return the tools that the next request offers: a function of the log and the configuration."""
+        state = self.state
+        if state.turn is not None and LAST in state.turn.habits.told:
+            return ()
+        return offered(self._tools, state)
 
     async def _guarded(self, step: AskModel, request: ModelRequest) -> ModelRequest | None:
         """Let the guards look at a request. None: it is not sent, decide again."""
@@ -330,15 +429,16 @@ class Drive:
                 await self._pause({task})
                 if not task.done() and self.state.cancel is not None:
                     return None
-                if self.state.turn is None or self.state.request is None:
+                request = self.state.request
+                if request is None or (self.state.turn is None and request.purpose == "turn"):
                     return None
             return await task
         finally:
             if not task.done():
                 await _stopped([task])
 
-    def _failed(self, step: AskModel, error: ModelError) -> e.ModelFailed:
-        again = error.retryable and step.attempt < MAX_MODEL_ATTEMPTS
+    def _failed(self, step: AskModel, error: ModelError, most: int = MAX_MODEL_ATTEMPTS) -> e.ModelFailed:
+        again = error.retryable and step.attempt < most and not isinstance(error, ContextTooLong)
         wait = 0.0
         if again:
             wait = max(_backoff(step.attempt), min(max(error.retry_after or 0.0, 0.0), MAX_BACKOFF_SECONDS))
@@ -346,13 +446,94 @@ class Drive:
         not_before = self._clock.now() + round(wait * 1000) if again else None
         return e.ModelFailed(round=step.round, attempt=step.attempt, failure=failure, retryable=error.retryable, not_before=not_before)
 
+    # -- the context ---------------------------------------------------------------------------------------------------
+
+    async def _compact(self, by: str | None = None, *, asked_for: bool = False) -> None:
+        """Make the context smaller, or remember that nothing does."""
+        here = self._words()
+        if not await self._keep():  # a range names events by their place: they must have one
+            return
+        self._compactions += 1
+        if self.state.place == "asking" or self._compactions > MAX_COMPACTIONS:
+            self._stuck = here
+            return
+        try:
+            fact = await self._compactor.propose(self.state, self._ask_for_summary, request=await self._about(), by=by, asked_for=asked_for)
+        except GivenUp:
+            return
+        if fact is None or not await self._keep_compacted(fact):
+            self._stuck = here
+
+    async def _keep_compacted(self, fact: e.ContextCompacted) -> bool:
+        """Keep a compaction in one commit with the answer it was made from. What others add meanwhile does not touch its range."""
+        while True:
+            try:
+                self._stage(fact)
+            except (IllegalMove, InvalidInput) as error:
+                _log.warning("A compaction of session %r cannot be kept: %s", self.kept.session, error)
+                return False
+            if await self._keep():
+                return True
+
+    async def _ask_for_summary(self, instructions: str, text: str) -> str:
+        """Ask the model for summaries; each attempt is kept and paid for. Raises when there is nothing to be had."""
+        model = self._compactor.summariser
+        count = self._compactor.count
+        while self.state.cancel is None:
+            before = self.state.request or self.state.setback
+            step = AskModel(self.state.turns, 0, before.attempt + 1 if before is not None and before.purpose == "summary" else 1)
+            cost, tokens = self._reserve(model, count(instructions) + count(text))
+            self._stage(e.ModelAsked(turn=step.turn, round=0, attempt=step.attempt, purpose="summary", model=model.name, reserved_tokens=tokens, reserved_cost_nano_usd=cost))
+            if not await self._keep():
+                continue
+            request = ModelRequest(
+                model=model.name,
+                system=instructions,
+                messages=(Message("user", (Text(text),)),),
+                session=self.state.session,
+                replies=self.state.replies,
+                attempt=step.attempt,
+                purpose="summary",
+            )
+            try:
+                reply = await self._until_cancelled(model.ask(request, lambda _kind, _text: None))
+            except Exception as raised:  # noqa: BLE001  an adapter's bug is no reason to end the turn
+                error = raised if isinstance(raised, ModelError) else ModelError(f"{type(raised).__name__}: {raised}")
+                await self._summary_failed(step, error)
+                continue
+            if reply is None:
+                break
+            self._stage(_answered(step, reply))
+            return _summary_of(reply)
+        raise GivenUp
+
+    async def _summary_failed(self, step: AskModel, error: ModelError) -> None:
+        """Keep that an attempt failed and wait for the next one, or raise when there is none."""
+        self._stage(failed := self._failed(step, error, MAX_SUMMARY_ATTEMPTS))
+        if failed.not_before is None:
+            raise error
+        while not await self._keep():
+            pass
+        while self.state.cancel is None and self._clock.now() < failed.not_before:
+            await self._wait(failed.not_before)
+
+    async def _about(self) -> str:
+        """Return the words of the request that is being worked on."""
+        texts = list[str]()
+        for seq in self.state.turn.about if self.state.turn is not None else ():
+            for record in await self._store.read(self.state.session, after=seq - 1, upto=seq):
+                event = opened(record).event
+                texts += [part.text for part in event.parts if isinstance(part, Text)] if isinstance(event, e.InputReceived) else []
+        return "\n\n".join(texts)
+
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def _see_to(self, step: RunCalls) -> None:
         """Give up, doubt, judge and begin calls, as the step says."""
         cancel, calls = self.state.cancel, self.state.calls
         for name in step.abort:
-            self._stage(e.CallAborted(call=name, by=(cancel and cancel.by) or "a person", reason=cancel.reason if cancel else "cancelled"))
+            by, reason = ((cancel.by or "a person"), cancel.reason) if cancel else ("power_agent", "the turn is at its limit")
+            self._stage(e.CallAborted(call=name, by=by, reason=reason))
         for name in step.expired:
             self._stage(e.CallDenied(call=name, by="deadline", reason="nobody answered in time"))
         for name in step.doubt:
@@ -549,6 +730,12 @@ class Drive:
             return
 
 
+def _begun(step: TakeInput | Tell) -> e.Event:
+    if isinstance(step, Tell):
+        return e.NoteAdded(text=step.text, why=step.why)
+    return e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues)
+
+
 def _answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:
     """Turn a reply into the fact, giving each call our id."""
     parts: list[AnswerPart] = []
@@ -570,6 +757,14 @@ def _answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:
         cost_nano_usd=reply.cost_nano_usd,
         price_source=reply.price_source,
     )
+
+
+def _summary_of(reply: ModelReply) -> str:
+    """Return the text of a summary that can be relied on: a whole one."""
+    text = "".join(part.text for part in reply.parts if isinstance(part, Text)).strip()
+    if not text or reply.finish not in {"stop", "other"}:
+        raise ModelError(f"The summary is not usable: {len(text)} characters, finish {reply.finish!r}.")
+    return text
 
 
 async def _dropped(verdict: Any) -> None:

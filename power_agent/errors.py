@@ -363,7 +363,7 @@ class ContextTooLong(ModelError):
     """The request is larger than what the model reads. Asking again changes nothing."""
 
     code = "context_too_long"
-    default_hint = "Start a new session, or ask a model with a larger window."
+    default_hint = "The context is compacted and sent again; where that is not possible, compact the session or use a model with a larger window."
 
 
 class WireError(PowerAgentError):

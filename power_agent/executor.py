@@ -149,7 +149,7 @@ class Executor:
             known = ", ".join(self._tools.names) or "none"
             return e.Failure(code="unknown_tool", message=f"There is no tool {made.name!r}. The tools are: {known}. Nothing was run.")
         if made.malformed is not None:
-            return e.Failure(code="malformed_arguments", message=f"The arguments of {made.name} are not a JSON object: {made.malformed[:200]!r}. It was not run.")
+            return e.Failure(code="malformed_arguments", message=f"The arguments of {made.name} are not a JSON object: {_not_an_object(made.malformed)}. It was not run.")
         try:
             tool.check(made.arguments)
         except BadArguments as error:
@@ -278,6 +278,21 @@ def lost(call: CallState, reason: str) -> e.Event:
     if call.recovery == "rerun":
         return e.CallAborted(call=call.call.id, by="power_agent", reason=reason)
     return e.CallDoubted(call=call.call.id, attempt=call.attempt, reason=reason)
+
+
+def _not_an_object(text: str) -> str:
+    """Say exactly what is wrong with arguments. Nobody repairs them: what was meant is not ours to guess."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        around = text[max(error.pos - 40, 0) : error.pos + 40]
+        return f"{error.msg} at character {error.pos + 1} of {len(text)}, near {around!r}"
+    except (ValueError, RecursionError):
+        return f"nested too deep or with a number too long, {text[:80]!r}"
+    return f"they are a JSON {_JSON_NAMES.get(type(found), 'value')}, {text[:80]!r}"
+
+
+_JSON_NAMES = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null", dict: "object that does not count (keys twice, or not in full)"}
 
 
 def _failed(call: CallState, error: BaseException, by: str | None = None) -> Done:

@@ -18,6 +18,12 @@ class Limits(Word):
     max_tokens_per_session: int | None = None
     max_cost_usd_per_turn: float | None = None
     max_cost_usd_per_session: float | None = None
+    max_same_calls: int | None = 12
+    """The same calls with the same arguments, answer after answer; the model is told before that."""
+    max_rounds_without_progress: int | None = 20
+    """Rounds in a row whose calls all fail, or come to what they came to before; the model is told before that."""
+    last_answer: bool = False
+    """Whether the model may say where things stand when a turn reaches a limit: one more request, without tools."""
     max_turn_seconds: float | None = None
     """Wall time of a turn, waits for a person included."""
     max_tool_seconds: float = 600.0
@@ -77,12 +83,56 @@ SNAPSHOT_EVENTS = 2_000
 """Events since the last cached state before another one is cached: folding them takes some twenty milliseconds."""
 MAX_OBJECTIONS = 3
 """How often guards may hold up the end of one turn: a check that can never be satisfied must not keep a model busy for ever."""
+MAX_RECALL_HITS = 10
+"""Events in one answer of a search in what was folded away."""
+RECALL_EXCERPT_CHARACTERS = 300
+"""Of each of them, around the word that was found."""
+RECALL_CHARACTERS = 8_000
+"""Read in one go from what was folded away: a few pages, so that looking something up does not fill the context anew."""
+MAX_SURROUNDINGS_CHARACTERS = 24_000
+"""What providers of context may show with one request, all together."""
+SURROUNDINGS_SHARE = 0.1
+"""The most of a context's bound that they may take; it is kept free for them."""
+MAX_PROJECT_BYTES = 65_536
+"""Of one file with a project's instructions."""
+SAME_CALLS_TOLD = 3
+"""After so many of the same calls in a row, and again after as many more, the model is told."""
+STALLED_ROUNDS_TOLD = 5
+"""The same for rounds that get nowhere."""
+MAX_EMPTY_ANSWERS = 2
+"""How often an empty answer is asked about before it is taken for the end of the turn."""
+MAX_CONTINUATIONS = 3
+"""How often an answer that was cut by length is continued."""
 MAX_STREAM_ITEMS = 1_000
 """What waits for a slow reader of a stream: above it glimpses are let go and facts are read from the log instead."""
 TAIL_SECONDS = 0.01
 """How often somebody who follows the log asks whether another process wrote; asking costs microseconds and reads nothing."""
 LOOK_SECONDS = 0.25
 """How often an owner that waits for a model or a tool looks whether somebody asked it to stop: one look costs one row."""
+BYTES_PER_TOKEN = 3
+"""For estimates: English has about four, code and other scripts about three; too many tokens is the safe mistake."""
+MESSAGE_TOKENS = 4
+"""What a message costs beside its content, at the providers that say so."""
+ATTACHMENT_TOKENS = 1_600
+"""An image at the size providers scale to; only an estimate until the provider has counted."""
+ANSWER_TOKENS = 8_192
+"""Kept free for the answer when the settings do not say how long it may get."""
+ANSWER_SHARE = 0.25
+"""The most of a small window that is kept free for the answer."""
+ROOM_SHARE = 0.6
+"""Share of its bound that a context shall have after a compaction, so that the next one is not due at once."""
+ENOUGH_SHARE = 0.8
+"""Share of its bound that will do: a strategy that comes below it is taken, and none after it is asked."""
+RECENT_SHARE = 0.3
+"""Share of that bound whose last exchanges a compaction leaves as they are; the very last exchange stays whatever its size."""
+FIRST_SHARE = 0.1
+"""The first instructions stay word for word while they are not larger than this share of the bound."""
+MAX_REQUEST_CHARACTERS = 4_000
+"""Of the request being worked on, word for word behind a summary that folds it away."""
+MAX_SUMMARY_ATTEMPTS = 3
+"""Attempts of one summary: fewer than of a turn's request, because a turn can go on without."""
+MAX_COMPACTIONS = 8
+"""Compactions in a row before one request: each makes the context smaller, so more of them would mean that something is wrong."""
 EFFECT_MARGIN = 0.5
 """Share of the lease that must be left when an effect starts; below it the owner makes sure that it still is one."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from power_agent.limits import MAX_BACKOFF_SECONDS
+from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_CONTINUATIONS, MAX_EMPTY_ANSWERS, MAX_MODEL_ATTEMPTS, SAME_CALLS_TOLD, STALLED_ROUNDS_TOLD
 from power_agent.messages import Call
 from power_agent.state import Answered, CallState, SessionState, Turn
 from power_agent.word import Word, word
@@ -16,15 +16,26 @@ from power_agent.word import Word, word
 
 @word(kw_only=True)
 class Facts(Word):
-    """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued."""
+    """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued.
+
+    Above `context_window` the context is to be compacted; above `context_most` no request can be sent.
+    """
 
     running: frozenset[str] = frozenset()
     context_tokens: int | None = None
     context_window: int | None = None
+    context_most: int | None = None
     cannot_compact: bool = False
     go_on: bool = False
 
 
+LAST = "last answer"
+"""Why a model is told that the turn is at its limit: from then on it gets no tools and no other answer."""
+LAST_ANSWER = "This turn has reached its limit ({limit}). No tool can be used any more. Say briefly what is done, what is not, and what comes next."
+SAME_CALLS = "You have made exactly the same calls {count} times in a row. Their results will not change. Do something else, or say what keeps you from going on."
+NO_PROGRESS = "The last {count} rounds of calls brought nothing new: they failed, or came to what they came to before. Do something else, or say what keeps you from going on."
+EMPTY = "Your last answer was empty. Go on with the task, or say what you found or did."
+CUT_OFF = "Your last answer was cut off because it got too long. Go on exactly where it ends; repeat nothing of it."
 NO_FACTS = Facts()
 """Nothing runs here, nothing was measured, nobody asked for more."""
 
@@ -66,6 +77,14 @@ class Compact(Word):
 
 
 @word()
+class Tell(Word):
+    """Tell the model something about how it goes on."""
+
+    why: str
+    text: str
+
+
+@word()
 class EndTurn(Word):
     """End the turn."""
 
@@ -83,7 +102,7 @@ class Wait(Word):
     until: int | None = None
 
 
-Step = TakeInput | AskModel | RunCalls | Compact | EndTurn | Wait
+Step = TakeInput | AskModel | RunCalls | Compact | Tell | EndTurn | Wait
 
 
 def decide(state: SessionState, now: int, facts: Facts = NO_FACTS) -> Step:
@@ -115,7 +134,7 @@ def _with_calls(state: SessionState, now: int, facts: Facts) -> Step:
     expired = _ids(call for call in calls if call.place == "waiting" and call.deadline is not None and call.deadline <= now)
     ready = _ids(call for call in calls if call.place in {"requested", "approved"} or (call.place == "doubted" and call.permitted_by))
     ready = tuple(call for call in ready if call not in facts.running)
-    if state.cancel is not None:
+    if state.cancel is not None or (state.turn is not None and LAST in state.turn.habits.told):
         abort = _ids(call for call in calls if call.place in {"requested", "waiting", "approved"})
         step = RunCalls(doubt=doubt, abort=abort)
     else:
@@ -141,27 +160,93 @@ def _with_model(state: SessionState, turn: Turn, now: int, facts: Facts) -> Step
     steers = tuple(item.seq for item in state.inputs if item.mode == "steer")
     last = state.transcript[-1] if state.transcript else None
     if turn.answered and turn.round and isinstance(last, Answered) and not steers and not state.notes and not any(isinstance(part, Call) for part in last.parts):
-        return EndTurn(turn.number, "completed")
-    setback = state.setback
-    if setback is not None and setback.not_before is None and setback.purpose == "turn":
-        return EndTurn(turn.number, "failed", setback.failure.code)
-    if setback is not None and setback.not_before is not None:
-        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
-        if setback.at - MAX_BACKOFF_SECONDS * 1000 <= now < until:
-            return Wait("backoff", until=until)
-    reached = _limit(state, turn, now)
-    if reached is not None:
-        return EndTurn(turn.number, "limit", reached)
-    if _too_long(turn, facts) and not facts.cannot_compact:
+        return _with_answer(state, turn, now)
+    if LAST in turn.habits.told and not state.notes:
+        return EndTurn(turn.number, "limit", _reached(state, turn, now))  # it had its one request
+    held_up = _after_setback(state, turn, now)
+    if held_up is not None:
+        return held_up
+    if LAST not in turn.habits.told:
+        reached = _reached(state, turn, now)
+        if reached is not None:
+            return _at_limit(state, turn, reached)
+        told = _to_tell(turn)
+        if told is not None:
+            return told
+    if _too_long(turn, facts) and not facts.cannot_compact and (turn.answered or turn.attempt < MAX_MODEL_ATTEMPTS):
         return Compact()
+    if turn.overfull or _beyond(facts.context_tokens, facts.context_most):
+        return EndTurn(turn.number, "limit", "context")
     if turn.answered:
         return AskModel(turn.number, turn.round + 1, 1, steers)
     return AskModel(turn.number, turn.round, turn.attempt + 1, steers)
 
 
+def _after_setback(state: SessionState, turn: Turn, now: int) -> Step | None:
+    """Give up after a failure for good, or wait for the time of the next attempt."""
+    setback = state.setback
+    if setback is not None and setback.not_before is None and setback.purpose == "turn" and not turn.overfull:
+        return EndTurn(turn.number, "failed", setback.failure.code)
+    if setback is not None and setback.not_before is not None:
+        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
+        if setback.at - MAX_BACKOFF_SECONDS * 1000 <= now < until:
+            return Wait("backoff", until=until)
+    return None
+
+
+def _with_answer(state: SessionState, turn: Turn, now: int) -> Step:
+    """End the turn, unless its answer is none or was cut."""
+    habits = turn.habits
+    if LAST in habits.told:
+        return EndTurn(turn.number, "limit", _reached(state, turn, now))
+    if habits.cut > MAX_CONTINUATIONS:
+        return EndTurn(turn.number, "limit", "answer_length")
+    if habits.cut:
+        return Tell("answer cut by length", CUT_OFF)
+    if 0 < habits.empty <= MAX_EMPTY_ANSWERS:
+        return Tell("empty answer", EMPTY)
+    return EndTurn(turn.number, "completed")
+
+
+def _at_limit(state: SessionState, turn: Turn, reached: str) -> Step:
+    """End a turn at its limit; before that, where that is wanted, let the model say once where things stand."""
+    if turn.config.limits.last_answer and turn.round and state.request is None and state.setback is None:
+        return Tell(LAST, LAST_ANSWER.format(limit=reached))
+    return EndTurn(turn.number, "limit", reached)
+
+
+def _reached(state: SessionState, turn: Turn, now: int) -> str | None:
+    """Name the limit that the next request would break, or what the turn does without end."""
+    return _limit(state, turn, now) or _stuck(turn)
+
+
+def _stuck(turn: Turn) -> str | None:
+    """Name what a turn does again and again without end."""
+    limits, habits = turn.config.limits, turn.habits
+    if limits.max_same_calls is not None and habits.same >= limits.max_same_calls:
+        return "max_same_calls"
+    if limits.max_rounds_without_progress is not None and habits.stalled >= limits.max_rounds_without_progress:
+        return "max_rounds_without_progress"
+    return None
+
+
+def _to_tell(turn: Turn) -> Tell | None:
+    """Say what the model is to be told about its last rounds, once for each time."""
+    habits = turn.habits
+    for why, text, count, every in (("same calls", SAME_CALLS, habits.same, SAME_CALLS_TOLD), ("no progress", NO_PROGRESS, habits.stalled, STALLED_ROUNDS_TOLD)):
+        if turn.answered and count and count % every == 0 and habits.told.get(why) != turn.round:
+            return Tell(why, text.format(count=count))
+    return None
+
+
 def _too_long(turn: Turn, facts: Facts) -> bool:
-    bound = turn.config.limits.max_context_tokens or facts.context_window
-    return bound is not None and facts.context_tokens is not None and facts.context_tokens > bound
+    """Say whether the context is to be made smaller before the next request."""
+    tokens = facts.context_tokens
+    return turn.overfull or _beyond(tokens, turn.config.limits.max_context_tokens) or _beyond(tokens, facts.context_window)
+
+
+def _beyond(tokens: int | None, bound: int | None) -> bool:
+    return tokens is not None and bound is not None and tokens > bound
 
 
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:
@@ -172,7 +257,7 @@ def _limit(state: SessionState, turn: Turn, now: int) -> str | None:
     rounds = turn.rounds_before + turn.round
     nano = 1_000_000_000
     bounds: tuple[tuple[str, float, float | None], ...] = (
-        ("max_rounds_per_turn", rounds if turn.answered else 0, limits.max_rounds_per_turn),
+        ("max_rounds_per_turn", rounds if turn.answered or LAST in turn.habits.told else 0, limits.max_rounds_per_turn),
         ("max_tokens_per_turn", spent.tokens, limits.max_tokens_per_turn),
         ("max_tokens_per_session", all_spent.tokens, limits.max_tokens_per_session),
         ("max_cost_usd_per_turn", (spent.cost_nano_usd + spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_turn),

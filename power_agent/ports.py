@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
-from power_agent.events import Envelope, Finish, Recovery, ToolRef
+from power_agent.events import Envelope, Finish, Purpose, Recovery, ToolRef, Trim
 from power_agent.messages import AnswerPart, Message, Usage
 from power_agent.word import Word, word
 
@@ -267,7 +267,7 @@ class ModelRequest(Word):
     """What a model is asked. A provider translates it; it holds nothing that is not in the log or the configuration.
 
     `replies` counts the answers and failures that the session's log already holds, `attempt` the attempts of this round.
-    `attachments` are the bytes of the blobs that the messages refer to, by digest.
+    `purpose` is `summary` where a context is to be made smaller. `attachments` are the bytes of the blobs that the messages refer to, by digest.
     """
 
     model: str
@@ -278,6 +278,7 @@ class ModelRequest(Word):
     session: str = ""
     replies: int = 0
     attempt: int = 1
+    purpose: Purpose = "turn"
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -316,7 +317,11 @@ class Glimpsed(Word):
 
 
 class Model(Protocol):
-    """Something that answers. It keeps nothing between requests."""
+    """Something that answers. It keeps nothing between requests.
+
+    Two attributes may be there. `context_window`: how many tokens a request and its answer may have; a context that comes near is
+    compacted. `cost(usage)`: what a request of that usage costs, in 10⁻⁹ dollars, or None; it is reserved before a request leaves.
+    """
 
     @property
     def name(self) -> str:
@@ -445,6 +450,62 @@ class Tools(Protocol):
     @property
     def refs(self) -> tuple[ToolRef, ...]:
         """What the log says about them."""
+        ...
+
+
+@word(kw_only=True)
+class Exchange(Word):
+    """A part of a context that is folded away whole or not at all: words, or an answer with the outputs of its calls."""
+
+    first: int
+    last: int
+    messages: tuple[Message, ...]
+    tokens: int
+
+
+@word(kw_only=True)
+class Crowded(Word):
+    """A context that has to become smaller: `tokens` now, `room` is what it shall have.
+
+    `exchanges` may be folded away, oldest first, and `summaries` (of what was folded away before) with them; `recent` stays.
+    `ask(instructions, text)` asks the model for summaries, whose request may have `ask_room` tokens; what that costs is counted.
+    `urgent`: no request can be sent as it stands; outputs among `recent` may be trimmed too.
+    """
+
+    session: str
+    exchanges: tuple[Exchange, ...]
+    recent: tuple[Exchange, ...]
+    summaries: tuple[str, ...]
+    tokens: int
+    room: int
+    urgent: bool
+    count: Callable[[str], int]
+    ask: Callable[[str, str], Awaitable[str]]
+    ask_room: int | None = None
+
+
+@word(kw_only=True)
+class Smaller(Word):
+    """What a strategy proposes: `summary` in place of everything up to the exchange that ends with `upto`, or outputs to trim."""
+
+    upto: int = 0
+    summary: str | None = None
+    trimmed: tuple[Trim, ...] = ()
+
+
+class Strategy(Protocol):
+    """A way to make a context smaller. It only proposes: what does not fit the log, or does not help, is not taken.
+
+    What it raises is logged and means that it has nothing to propose. It must not have effects.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name by which the log knows it."""
+        ...
+
+    async def __call__(self, crowded: Crowded) -> Smaller | None:
+        """Propose something, or nothing."""
         ...
 
 

@@ -127,6 +127,7 @@ class TurnReader:
         self._calls: dict[str, CallRecord] = {}
         self._usage = Usage()
         self._text = ""
+        self._cut = False
         self._summary = False
         self._end: e.TurnEnded | None = None
         self._seq = 0
@@ -156,7 +157,9 @@ class TurnReader:
         return False
 
     def _answered(self, event: e.ModelAnswered) -> None:
-        self._text = "".join(part.text for part in event.parts if hasattr(part, "text"))
+        text = "".join(part.text for part in event.parts if hasattr(part, "text"))
+        self._text = self._text + text if self._cut else text
+        self._cut = event.finish == "length" and not any(isinstance(part, Call) for part in event.parts)  # the next one goes on with it
         for part in event.parts:
             if isinstance(part, Call):
                 self._calls[part.id] = CallRecord(id=part.id, tool=part.name, arguments=part.arguments, state="requested")

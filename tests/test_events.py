@@ -178,6 +178,9 @@ def test_defaults_are_frozen():
         "max_output_bytes_in_context": 32_768,
         "max_context_tokens": None,
         "max_event_bytes": 16_777_216,
+        "max_same_calls": 12,
+        "max_rounds_without_progress": 20,
+        "last_answer": False,
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from power_agent import events as e
 from power_agent.limits import MAX_BACKOFF_SECONDS, Limits
-from power_agent.machine import AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Wait, decide
+from power_agent.machine import EMPTY, AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide
 from power_agent.messages import Text, Usage
 from power_agent.state import SessionState, evolve, fold, freeze
 
@@ -72,7 +72,7 @@ STEPS: dict[str, tuple[tuple[e.Event, ...], Facts, Step]] = {
     "steer": ((*TURN, say(mode="steer"), say(mode="queue"), say(mode="steer")), Facts(), AskModel(1, 1, 1, (4, 6))),
     "steer, asked again": ((*TURN, ask(), say(mode="steer")), Facts(), AskModel(1, 1, 2, (5,))),
     "answered": (FINAL, Facts(), EndTurn(1, "completed")),
-    "answered with nothing": ((*TURN, ask(), e.ModelAnswered(round=1, parts=())), Facts(), EndTurn(1, "completed")),
+    "answered with nothing": ((*TURN, ask(), e.ModelAnswered(round=1, parts=())), Facts(), Tell("empty answer", EMPTY)),
     "answered, steer": ((*FINAL, say(mode="steer")), Facts(), AskModel(1, 2, 1, (6,))),
     "answered, queued": ((*FINAL, say(mode="queue")), Facts(), EndTurn(1, "completed")),
     "answered, note": ((*FINAL, e.NoteAdded(text="n", why="w")), Facts(), AskModel(1, 2, 1)),
@@ -165,7 +165,7 @@ def test_what_comes_next(name: str):
 def test_the_table_is_complete():
     """Every kind of step, every reason to wait and every way to end but `limit`, which has a table of its own, stands in it."""
     steps = [step for _, _, step in STEPS.values()]
-    assert {type(step) for step in steps} == {TakeInput, AskModel, RunCalls, Compact, EndTurn, Wait}
+    assert {type(step) for step in steps} == {TakeInput, AskModel, RunCalls, Compact, Tell, EndTurn, Wait}
     assert {step.why for step in steps if isinstance(step, Wait)} == {"backoff", "running", "person", "input", "closed"}
     assert {step.status for step in steps if isinstance(step, EndTurn)} == {"completed", "cancelled", "failed"}
 
@@ -310,17 +310,18 @@ def test_going_on_without_more_time_ends_at_once():
     assert decide(fold(kept, state), NOW + 20_000) == EndTurn(2, "limit", "max_turn_seconds")
 
 
-def test_a_limit_of_the_context_comes_before_the_models_window():
-    """Where one is set."""
+def test_the_smaller_of_a_limit_and_the_models_window_counts():
+    """A limit that is larger than the window must not let a request out that cannot be answered."""
     state = limited(Limits(max_context_tokens=50))
     assert decide(state, NOW, Facts(context_tokens=51, context_window=100)) == Compact()
-    assert decide(state, NOW, Facts(context_tokens=50, context_window=40)) == AskModel(1, 1, 1)
+    assert decide(state, NOW, Facts(context_tokens=50, context_window=60)) == AskModel(1, 1, 1)
+    assert decide(state, NOW, Facts(context_tokens=50, context_window=40)) == Compact()
 
 
 def test_no_limit_is_none():
     """`None` means unbounded."""
-    state = limited(Limits(max_rounds_per_turn=None), *rounds(60))
-    assert decide(state, NOW + 10**12) == AskModel(1, 61, 1)
+    state = limited(Limits(max_rounds_per_turn=None, max_same_calls=None, max_rounds_without_progress=None), *rounds(61))
+    assert decide(state, NOW + 10**12) == AskModel(1, 62, 1)
 
 
 # -- back-off and the clock --------------------------------------------------------------------------------------------
@@ -376,6 +377,8 @@ def event_for(step: Step, state: SessionState) -> e.Event | None:
             return e.ModelAsked(turn=turn, round=number, attempt=attempt, inputs=inputs, model="m")
         case EndTurn(turn, status, reason):
             return e.TurnEnded(turn=turn, status=status, reason=reason)
+        case Tell(why, text):
+            return e.NoteAdded(text=text, why=why)
         case RunCalls(run, doubt, expired, abort):
             calls = state.calls
             for name in run:

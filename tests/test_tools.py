@@ -418,7 +418,7 @@ async def test_malformed_arguments_are_told(tmp_path):
     async with StatefulAgentLoop(model, tools=[there], store=tmp_path / "agent.db") as loop:
         await loop.send("go", "s")
         assert "call.started" not in [kept.kind for kept in await loop.history("s")]
-    assert "not a JSON object: '{\"a\": '" in model.requests[1].messages[-1].parts[0].content[0].text
+    assert "not a JSON object: Expecting value at character 7 of 6, near '{\"a\": '. It was not run." in model.requests[1].messages[-1].parts[0].content[0].text
 
 
 async def test_a_type_error_inside_is_the_tools_failure(call):

@@ -13,6 +13,7 @@ from power_agent import events as e
 from power_agent.clock import HeldClock
 from power_agent.errors import HasForks, InvalidInput, InvalidSessionId, SessionBusy, SessionErased, SessionExists, SessionNotFound, SessionPending
 from power_agent.limits import SNAPSHOT_EVENTS
+from power_agent.state import FOLD
 
 
 @tool
@@ -300,10 +301,10 @@ async def test_states_are_cached_when_loading_would_feel_it(tmp_path, monkeypatc
     path = tmp_path / "agent.db"
     async with make(path) as loop:
         await loop.send("x", "s")
-        assert await loop._store.snapshot("s", 1) is None
+        assert await loop._store.snapshot("s", FOLD) is None
         for _ in range(40):
             await loop.send("x", "s")
-        (seq, _), head = await loop._store.snapshot("s", 1), (await loop.state("s")).seq
+        (seq, _), head = await loop._store.snapshot("s", FOLD), (await loop.state("s")).seq
         assert head - seq < 200
         live = await loop.state("s")
     async with make(path) as loop:

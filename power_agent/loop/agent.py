@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -18,6 +18,7 @@ from power_agent import process
 from power_agent.chance import SystemChance
 from power_agent.cleaning import check_id
 from power_agent.clock import SystemClock
+from power_agent.compaction import Compactor
 from power_agent.context import render
 from power_agent.difference import Difference, difference
 from power_agent.drive import Drive
@@ -33,7 +34,7 @@ from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
 from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker
-from power_agent.limits import MAX_HISTORY_EVENTS, Limits
+from power_agent.limits import MAX_HISTORY_EVENTS, SURROUNDINGS_SHARE, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
 from power_agent.loop.upkeep import Upkeep
@@ -42,14 +43,17 @@ from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.moving import Export, Imported, Source, export, import_
 from power_agent.policy import Policy, allow_all
-from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tip, Tool
+from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Strategy, Tip, Tool
+from power_agent.recall import Recall
 from power_agent.replay import Replay, replay
+from power_agent.report import ContextReport
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
 from power_agent.store.verify import check_tip
+from power_agent.surroundings import Provider
 from power_agent.tools import Toolbox
 
 if TYPE_CHECKING:
@@ -61,7 +65,9 @@ class StatefulAgentLoop:
 
     `model` answers, `tools` are functions it may call, `store` is a path, `":memory:"` or a store. `policy` judges each call
     (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse inputs, requests, calls and ends.
-    `deps` is handed to every tool in its context.
+    `deps` is handed to every tool in its context. `compaction` says how a context that grows too large is made smaller (old outputs
+    as references, then a summary by `models["summary"]`, else by the model itself). `context` are functions that say what the model is shown beside
+    the log with each request: memory, documents, the time.
     """
 
     def __init__(  # noqa: PLR0913  what an agent is made of
@@ -75,6 +81,9 @@ class StatefulAgentLoop:
         policy: Policy | None = None,
         guards: Iterable[AnyGuard] = (),
         deps: Any = None,
+        models: Mapping[str, Model] | None = None,
+        compaction: Strategy | Iterable[Strategy] | None = None,
+        context: Iterable[Provider] = (),
         settings: dict[str, Any] | None = None,
         listeners: Iterable[Listener] = (),
         durability: Durability = "full",
@@ -90,11 +99,15 @@ class StatefulAgentLoop:
         self._tools = Toolbox(tools)
         self._clock = clock or SystemClock()
         self._store: Store = SQLiteStore(store, durability=durability, clock=self._clock) if isinstance(store, str | Path | os.PathLike) else store
+        self._offer = Recall(self._tools, self._store)
         self._opens_store = isinstance(store, str | os.PathLike)
         self._config = Config(model=model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits)
+        strategies = None if compaction is None else tuple(compaction) if isinstance(compaction, Iterable) else (compaction,)
+        self._providers = tuple(context)
+        self._compactor = Compactor(model, self._offer, strategies=strategies, summariser=(models or {}).get("summary"), aside=SURROUNDINGS_SHARE if self._providers else 0.0)
         me, self._hooks = process.me(), Hooks(listeners)
         self._guards = Guards(guards)
-        self._executor = Executor(self._tools, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
+        self._executor = Executor(self._offer, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks)
         self._chance = chance or SystemChance()
         self._sync: SyncLoop | None = None
@@ -210,7 +223,20 @@ class StatefulAgentLoop:
         return isinstance(step, Wait) and step.why == "person" and (not promised or state.cancel is not None)
 
     def _new_drive(self, state: SessionState, go_on: bool) -> Drive:
-        return Drive(self._sink, self._store, self._clock, self._model, self._tools, self._executor, state, go_on=go_on, guards=self._guards, glimpse=self._hooks.glimpser())
+        return Drive(
+            self._sink,
+            self._store,
+            self._clock,
+            self._model,
+            self._offer,
+            self._executor,
+            state,
+            go_on=go_on,
+            guards=self._guards,
+            glimpse=self._hooks.glimpser(),
+            compactor=self._compactor,
+            providers=self._providers,
+        )
 
     # -- settling ------------------------------------------------------------------------------------------------------
 
@@ -262,6 +288,10 @@ class StatefulAgentLoop:
                 self._desk.notice(name)
             await self._intake.wind_up(name)
             return True
+
+    async def compact(self, session_id: str, *, by: str | None = None) -> bool:
+        """Make the context of a session that is between turns smaller now; True when it was. What is folded away stays in the log."""
+        return await self._intake.compact(_checked(session_id), by)
 
     async def close_session(self, session_id: str, *, reason: str = "closed", abort: bool = False, by: str | None = None) -> None:
         """Let a session take no more input. An open turn must be ended first, or with `abort=True`."""
@@ -328,6 +358,10 @@ class StatefulAgentLoop:
     async def messages(self, session_id: str, *, at: int | None = None) -> tuple[Message, ...]:
         """Return what the model would see, now or at any seq."""
         return render(await self.state(session_id, at=at)).messages
+
+    async def context_report(self, session_id: str) -> ContextReport:
+        """Return what fills the context of a session, in tokens: by category, by tool and by message, and what is free."""
+        return self._compactor.report(await self.state(session_id))
 
     async def state(self, session_id: str, *, at: int | None = None) -> SessionState:
         """Return the folded state, now or at any seq."""

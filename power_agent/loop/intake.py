@@ -17,7 +17,19 @@ from power_agent import events as e
 from power_agent import process
 from power_agent.cleaning import clean
 from power_agent.drive import Drive
-from power_agent.errors import HeadMoved, InputRefused, InvalidInput, KeyConflict, OwnershipLost, SessionBusy, SessionClosed, SessionErased, SessionExists, SessionPending
+from power_agent.errors import (
+    HeadMoved,
+    InputRefused,
+    InvalidInput,
+    KeyConflict,
+    OwnershipLost,
+    SessionBusy,
+    SessionClosed,
+    SessionErased,
+    SessionExists,
+    SessionNotFound,
+    SessionPending,
+)
 from power_agent.guards import Guards, Incoming, name_of, settled
 from power_agent.limits import LOOK_SECONDS
 from power_agent.loop.work import Desk, Work
@@ -309,6 +321,28 @@ class Intake:
             work.turn = state.turns + 1
         work.drive = self._drive(state, go_on)
         return await work.drive.run(facts)
+
+    # -- nothing but the context ---------------------------------------------------------------------------------------
+
+    async def compact(self, name: str, by: str | None) -> bool:
+        """Make the context of a session between turns smaller; True when it was."""
+        if await self._store.find(name) is None:
+            raise SessionNotFound(f"There is no session {name!r}.", session=name)
+        before, after = 0, 0
+
+        async def job(work: Work) -> SessionState:
+            nonlocal before, after
+            state = await self._between_turns(name)
+            before = state.compactions
+            work.drive = self._drive(state, False)
+            state = await work.drive.compact(by)
+            after = state.compactions
+            return state
+
+        work = self._desk.begin(name, job)
+        assert work.task is not None  # noqa: S101  just begun
+        await work.task
+        return after > before
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

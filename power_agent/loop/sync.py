@@ -155,6 +155,8 @@ class SyncLoop:
     diff = _blocking(StatefulAgentLoop.diff)
     replay = _blocking(StatefulAgentLoop.replay)
     import_ = _blocking(StatefulAgentLoop.import_)
+    compact = _blocking(StatefulAgentLoop.compact)
+    context_report = _blocking(StatefulAgentLoop.context_report)
     stream = _iterating(StatefulAgentLoop.stream)
     events = _iterating(StatefulAgentLoop.events)
     watch = _iterating(StatefulAgentLoop.watch)

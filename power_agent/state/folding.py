@@ -14,6 +14,7 @@ from typing import Any, cast
 from power_agent import events as e
 from power_agent.events import Envelope, Mode, Parent
 from power_agent.messages import Call
+from power_agent.state import habits
 from power_agent.state.moves import CALL_MOVES, MOVES, RESOLVED, Place
 from power_agent.state.shape import (
     Answered,
@@ -22,6 +23,7 @@ from power_agent.state.shape import (
     Entry,
     Input,
     LastTurn,
+    Measured,
     Outcome,
     Request,
     Returned,
@@ -33,6 +35,9 @@ from power_agent.state.shape import (
     Transcript,
     Turn,
 )
+
+TOO_LONG = "context_too_long"
+"""The code of a failure that a compaction may mend (`errors.ContextTooLong`)."""
 
 
 class _Refused(Exception):
@@ -126,12 +131,14 @@ def _branched(state: SessionState) -> SessionState:
     last, spent = state.last, state.spent
     if state.turn is not None:
         turn = state.turn
-        last = LastTurn(turn.number, "forked", state.seq, turn.rounds_before + turn.round, state.turn_spent, began=turn.seq, ms=turn.ms_before + state.at - turn.started_at)
+        ms = turn.ms_before + state.at - turn.started_at
+        last = LastTurn(turn.number, "forked", state.seq, turn.rounds_before + turn.round, state.turn_spent, began=turn.seq, ms=ms, about=turn.about)
     return _set(state, transcript=transcript, last=last, spent=spent, turn=None, calls={}, inputs=(), notes=(), request=None, setback=None, cancel=None, closed=False, parked=False)
 
 
 def _configured(state: SessionState, event: e.SessionConfigured, _: Envelope) -> SessionState:
-    return _set(state, config=event.config or state.config, title=event.title if event.title is not None else state.title)
+    measured = state.measured if event.config is None or event.config == state.config else Measured()  # another prompt weighs something else
+    return _set(state, config=event.config or state.config, title=event.title if event.title is not None else state.title, measured=measured)
 
 
 def _imported(state: SessionState, _event: e.SessionImported, _: Envelope) -> SessionState:
@@ -186,13 +193,13 @@ def _turn_started(state: SessionState, event: e.TurnStarted, kept: Envelope) -> 
     _demand(event.inputs or event.continues, "it has neither an input nor a turn to continue")
     state = _with_lost(state)
     left, said = _take(state, event.inputs, ("turn", "queue", "steer"), kept.seq)
-    rounds, ms, spent = 0, 0, state.spent
+    rounds, ms, spent, about = 0, 0, state.spent, event.inputs
     if event.continues is not None:
         if state.last is None or state.last.number != event.continues:
             raise _Refused(f"turn {event.continues} is not the last one")
         before = state.last
-        rounds, ms, spent = before.rounds, before.ms, state.spent.since(before.spent)
-    turn = Turn(event.turn, kept.seq, kept.at, state.config, event.inputs, event.continues, rounds_before=rounds, ms_before=ms, before=spent)
+        rounds, ms, spent, about = before.rounds, before.ms, state.spent.since(before.spent), before.about + event.inputs
+    turn = Turn(event.turn, kept.seq, kept.at, state.config, event.inputs, event.continues, rounds_before=rounds, ms_before=ms, before=spent, about=about)
     return _set(state, turns=event.turn, turn=turn, inputs=left, transcript=state.transcript.add(*said), request=None, setback=None, parked=False)
 
 
@@ -202,11 +209,14 @@ def _turn_ended(state: SessionState, event: e.TurnEnded, kept: Envelope) -> Sess
         raise _Refused(f"turn {event.turn} is not open")
     _demand(not state.calls, "calls are unresolved")
     lost = _with_lost(state)
-    last = LastTurn(turn.number, event.status, kept.seq, turn.rounds_before + turn.round, lost.turn_spent, event.reason, turn.seq, turn.ms_before + kept.at - turn.started_at)
+    ms = turn.ms_before + kept.at - turn.started_at
+    last = LastTurn(turn.number, event.status, kept.seq, turn.rounds_before + turn.round, lost.turn_spent, event.reason, turn.seq, ms, turn.about)
     return _set(lost, turn=None, last=last, request=None, setback=None, cancel=None, parked=event.status in {"cancelled", "limit"})
 
 
 def _note(state: SessionState, event: e.NoteAdded, kept: Envelope) -> SessionState:
+    if state.turn is not None:
+        state = _set(state, turn=state.turn.moved(habits=habits.told(state.turn.habits, event.why, state.turn.round)))
     return _set(state, notes=(*state.notes, Told(kept.seq, event.text)))
 
 
@@ -269,7 +279,8 @@ def _answered(state: SessionState, event: e.ModelAnswered, kept: Envelope) -> Se
     spent = state.spent.paid(event)
     if request.purpose == "summary":
         return _set(state, request=None, setback=None, spent=spent)
-    turn = cast("Turn", state.turn).moved(answered=True)
+    before = cast("Turn", state.turn)
+    turn = before.moved(answered=True, habits=habits.answered(before.habits, event))
     made = [part for part in event.parts if isinstance(part, Call)]
     if made:
         prefix = f"t{turn.number}r{turn.round}c"
@@ -277,7 +288,9 @@ def _answered(state: SessionState, event: e.ModelAnswered, kept: Envelope) -> Se
             raise _Refused(f"its calls are not named {prefix}1 and so on")
     transcript = state.transcript.add(Answered(kept.seq, event.parts, event.format))
     calls = {call.id: CallState(call) for call in made}
-    return _set(state, request=None, setback=None, turn=turn, spent=spent, replies=state.replies + 1, transcript=transcript, calls=calls, answer_seq=kept.seq)
+    measured = Measured(kept.seq, event.usage.input + event.usage.output) if event.usage.input else state.measured
+    state = _set(state, request=None, setback=None, turn=turn, spent=spent, replies=state.replies + 1, measured=measured)
+    return _set(state, transcript=transcript, calls=calls, answer_seq=kept.seq)
 
 
 def _failed(state: SessionState, event: e.ModelFailed, kept: Envelope) -> SessionState:
@@ -285,7 +298,10 @@ def _failed(state: SessionState, event: e.ModelFailed, kept: Envelope) -> Sessio
     setback = Setback(request.purpose, request.attempt, event.failure, event.retryable, event.not_before, kept.at)
     state = _set(state, replies=state.replies + (request.purpose == "turn"))
     spent = state.spent if event.usage is None else state.spent.moved(usage=state.spent.usage + event.usage)
-    return _set(state, request=None, setback=setback, spent=spent)
+    turn = state.turn
+    if turn is not None and request.purpose == "turn" and event.failure.code == TOO_LONG:
+        turn = turn.moved(overfull=True)
+    return _set(state, request=None, setback=setback, spent=spent, turn=turn)
 
 
 def _compacted(state: SessionState, event: e.ContextCompacted, kept: Envelope) -> SessionState:
@@ -295,6 +311,9 @@ def _compacted(state: SessionState, event: e.ContextCompacted, kept: Envelope) -
     notes = {trim.call: trim.note for trim in event.trimmed}
     state = _with_lost(state)
     setback = state.setback if state.setback is not None and state.setback.purpose == "turn" else None
+    if state.turn is not None and state.turn.overfull:
+        state, setback = _set(state, turn=state.turn.moved(overfull=False)), None
+    state = _set(state, measured=Measured(kept.seq, event.tokens_after or 0), compactions=state.compactions + 1)
     transcript = Transcript(_trimmed(entry, notes) for entry in state.transcript) if notes else state.transcript
     if event.summary is None:
         return _set(state, transcript=transcript, request=None, setback=setback)
@@ -349,6 +368,9 @@ def _call_moved(state: SessionState, event: e.CallEvent, kept: Envelope) -> Sess
     if place not in RESOLVED or any(other.place not in RESOLVED for other in calls.values()):
         return _set(state, calls=calls)
     returned = Returned(kept.seq, state.answer_seq, tuple(calls.values()))
+    turn = cast("Turn", state.turn)
+    cuts = sum(other.outcome is not None and other.outcome.cut is not None for other in returned.calls)
+    _set(state, turn=turn.moved(habits=habits.returned(turn.habits, returned.calls)), cuts=state.cuts + cuts)
     return _set(state, calls={}, transcript=state.transcript.add(returned))
 
 

@@ -172,6 +172,14 @@ class Transcript:
         )
 
 
+@word()
+class Measured(Word):
+    """How many tokens the context had up to an event, as a provider counted it or a compaction left it. 0: nobody knows."""
+
+    seq: int = 0
+    tokens: int = 0
+
+
 @word(slots=False)
 class Spent(Moving):
     """What was used. `lost_…` is reserved for requests whose end nobody saw; `unpriced` counts answers of unknown cost."""
@@ -243,10 +251,28 @@ class Input(Word):
 
 
 @word(slots=False)
+class Habits(Moving):
+    """What the model does again and again in a turn.
+
+    `same`: answers in a row that make the calls `made`. `stalled`: rounds in a row that got nowhere. `empty` and `cut`: answers in a row
+    that say nothing, or were cut by length. `told`: the round in which the model was last told of what.
+    """
+
+    made: str = ""
+    same: int = 0
+    stalled: int = 0
+    recent: tuple[str, ...] = ()
+    empty: int = 0
+    cut: int = 0
+    told: Mapping[str, int] = field(default_factory=dict)
+
+
+@word(slots=False)
 class Turn(Moving):
     """The turn that is open. Rounds count answers asked for; `answered` says that the current round has its answer.
 
     `before` is what the session had spent when the turn began; a turn that continues another one begins where that one began.
+    `about` names the inputs it is about, also when it continues another turn. `overfull`: a provider refused the context as too long.
     """
 
     number: int
@@ -262,6 +288,9 @@ class Turn(Moving):
     ms_before: int = 0
     before: Spent = Spent()
     objections: int = 0
+    about: tuple[int, ...] = ()
+    overfull: bool = False
+    habits: Habits = Habits()
 
 
 @word()
@@ -276,6 +305,7 @@ class LastTurn(Word):
     reason: str | None = None
     began: int = 0
     ms: int = 0
+    about: tuple[int, ...] = ()
 
 
 @word()
@@ -316,6 +346,9 @@ class SessionState(Moving):
     cancel: Cancel | None = None
     transcript: Transcript = field(default_factory=Transcript)
     compacted_to: int = 0
+    compactions: int = 0
+    cuts: int = 0
+    measured: Measured = Measured()
     spent: Spent = Spent()
 
     @property

@@ -1,0 +1,119 @@
+"""How many tokens a context has, as near as can be known without asking, and how near to its bounds that is.
+
+A provider's own count of the last request stands in the state (`measured`); only what came after it is estimated. The estimate
+is rough on purpose and errs on the large side: being wrong costs an early compaction, never a request that does not fit. Nothing
+here cuts. What is cut is decided elsewhere and kept as a fact, so that a better count later changes no context that was shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from pydantic import JsonValue
+
+from power_agent.context import NOTE, SUMMARY, outcome_for_model
+from power_agent.limits import ANSWER_SHARE, ANSWER_TOKENS, ATTACHMENT_TOKENS, BYTES_PER_TOKEN, MESSAGE_TOKENS
+from power_agent.messages import Attachment, Call, Message, Opaque, Output, Reasoning, Text
+from power_agent.ports import ToolSpec
+from power_agent.state import Answered, Entry, Returned, Said, SessionState, Summed, Told
+from power_agent.word import Word, word
+
+Count = Callable[[str], int]
+
+
+def crude(text: str) -> int:
+    """Estimate the tokens of a text by its bytes."""
+    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+
+
+@word(kw_only=True)
+class Bounds(Word):
+    """`soft`: above it the context is compacted; `hard`: above it no request can be sent. None: nobody knows."""
+
+    soft: int | None = None
+    hard: int | None = None
+
+
+def bounds(window: int | None, most: int | None, settings: Mapping[str, JsonValue] | None = None) -> Bounds:
+    """Return the bounds of a context: from the model's window, less a reserve for the answer, and from a limit."""
+    room = None if window is None else max(window - answer_tokens(window, settings), 1)
+    known = [bound for bound in (room, most) if bound is not None]
+    return Bounds(soft=min(known, default=None), hard=window)
+
+
+def answer_tokens(window: int | None, settings: Mapping[str, JsonValue] | None = None) -> int:
+    """Return how many tokens an answer may need: what the settings allow it, else a share of the window."""
+    for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
+        value = (settings or {}).get(name)
+        if isinstance(value, int) and value > 0:
+            return value if window is None else min(value, window // 2)
+    return ANSWER_TOKENS if window is None else min(ANSWER_TOKENS, int(window * ANSWER_SHARE))
+
+
+# -- weighing ----------------------------------------------------------------------------------------------------------
+
+
+def of_part(part: object, count: Count) -> int:
+    """Estimate one part. What goes back to the provider unchanged weighs what it weighs there."""
+    match part:
+        case Text(text=text, raw=raw) | Reasoning(reasoning=text, raw=raw):
+            return count(raw or text)
+        case Call():
+            return count(part.name) + count(part.malformed or json.dumps(part.arguments, ensure_ascii=False))
+        case Opaque(opaque=text):
+            return count(text)
+        case Output(content=content):
+            return sum(of_part(one, count) for one in content)
+        case Attachment():
+            return ATTACHMENT_TOKENS
+    return 0
+
+
+def of_message(message: Message, count: Count) -> int:
+    """Estimate one message."""
+    return MESSAGE_TOKENS + sum(of_part(part, count) for part in message.parts)
+
+
+def of_entry(entry: Entry, count: Count) -> int:
+    """Estimate what one entry of the transcript is shown as."""
+    match entry:
+        case Said(parts=parts) | Answered(parts=parts):
+            return MESSAGE_TOKENS + sum(of_part(part, count) for part in parts)
+        case Told(text=text):
+            return MESSAGE_TOKENS + count(NOTE.format(text=text))
+        case Summed(text=text):
+            return MESSAGE_TOKENS + count(SUMMARY.format(text=text))
+        case Returned(calls=calls, trimmed=trimmed):
+            shown = ((Text(trimmed[call.call.id]),) if call.call.id in trimmed else outcome_for_model(call) for call in calls)
+            return MESSAGE_TOKENS + sum(of_part(part, count) for content in shown for part in content)
+
+
+def of_prefix(system: str | None, specs: Iterable[ToolSpec], count: Count) -> int:
+    """Estimate what stands before the messages: the system prompt and the tools."""
+    return (count(system) if system else 0) + sum(of_tool(spec, count) for spec in specs)
+
+
+def of_tool(spec: ToolSpec, count: Count) -> int:
+    """Estimate how a tool is described to the model."""
+    return count(spec.name) + count(spec.description) + count(json.dumps(spec.parameters, ensure_ascii=False))
+
+
+def of_context(state: SessionState, specs: Iterable[ToolSpec], count: Count) -> int:
+    """Return the tokens of the next request: what was measured last, and an estimate of what was added since."""
+    measured, transcript = state.measured, state.transcript
+    added = sum(MESSAGE_TOKENS + count(NOTE.format(text=note.text)) for note in state.notes)
+    if not measured.tokens:
+        return added + estimated(state, specs, count)
+    for place in range(len(transcript) - 1, -1, -1):
+        entry = transcript[place]
+        if entry.seq <= measured.seq:
+            break
+        added += of_entry(entry, count)
+    return measured.tokens + added
+
+
+def estimated(state: SessionState, specs: Iterable[ToolSpec], count: Count) -> int:
+    """Estimate the whole context, as if nothing had been measured."""
+    config = state.turn.config if state.turn is not None else state.config
+    return of_prefix(config.system, specs, count) + sum(of_entry(entry, count) for entry in state.transcript)

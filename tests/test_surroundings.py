@@ -1,0 +1,96 @@
+"""What the model is shown beside the log: said anew for each request, kept with it for audit, never history."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from test_compaction import Windowed, chat, dump, talk, work
+
+from power_agent import Attachment, Limits, ScriptedModel, StatefulAgentLoop, Text
+from power_agent import events as e
+from power_agent.limits import MAX_SURROUNDINGS_CHARACTERS
+
+
+async def test_shown_last_kept_for_audit_and_not_as_history():
+    """Each request has what was said for it, and nothing of what was said for those before."""
+    model = ScriptedModel(work(2, 20))
+    said = iter(["one", "two", "three"])
+
+    async def when(asked):
+        await asyncio.sleep(0)
+        return f"{next(said)} for {asked.session}/{asked.turn}/{asked.round}: {asked.text}"
+
+    async with StatefulAgentLoop(model, store=":memory:", tools=[dump], context=[when]) as loop:
+        await loop.send("go", "s")
+        last = [request.messages[-1] for request in model.requests]
+        assert [message.role for message in last] == ["user"] * 3
+        assert [message.parts[-1].text for message in last] == ["one for s/1/1: go", "two for s/1/2: go", "three for s/1/3: go"]
+        assert last[0].parts[0] == Text("go")
+        assert "one for" not in repr(model.requests[1].messages)
+        assert " for s/" not in repr(await loop.messages("s"))
+        asked = [one.event for one in await loop.history("s") if isinstance(one.event, e.ModelAsked)]
+        assert [event.context for event in asked] == [(message.parts[-1],) for message in last]
+        assert [sentence async for sentence in loop.verify()] == []
+
+
+async def test_parts_and_nothing():
+    """Text, parts, or nothing at all."""
+    image = Attachment("image/png", url="https://example.org/a.png")
+    model = ScriptedModel(["done"])
+    async with StatefulAgentLoop(model, store=":memory:", context=[lambda _: None, lambda _: "", lambda _: [Text("a"), image], lambda _: Text("b")]) as loop:
+        await loop.send("go")
+    assert model.requests[0].messages[-1].parts == (Text("go"), Text("a"), image, Text("b"))
+
+
+@pytest.mark.parametrize("bad", [lambda _: 1 / 0, lambda _: [1], lambda _: 7])
+async def test_a_provider_that_fails_is_passed_over(bad, caplog):
+    """The turn goes on without its words, and the log of the program says so."""
+    model = ScriptedModel(["done"])
+    async with StatefulAgentLoop(model, store=":memory:", context=[bad, lambda _: "it is noon"]) as loop:
+        assert (await loop.send("go")).status == "completed"
+    assert model.requests[0].messages[-1].parts == (Text("go"), Text("it is noon"))
+    assert "is not shown" in caplog.text
+
+
+async def test_bounded():
+    """All providers together; in a small window less."""
+    model = ScriptedModel(["done"])
+    async with StatefulAgentLoop(model, store=":memory:", context=[lambda _: "x" * 20_000, lambda _: "y" * 20_000, lambda _: "z"]) as loop:
+        await loop.send("go")
+    assert sum(len(part.text) for part in model.requests[0].messages[-1].parts) < MAX_SURROUNDINGS_CHARACTERS + 200
+    small = Windowed(talk, 1_500)
+    async with StatefulAgentLoop(small, store=":memory:", context=[lambda _: "x" * 20_000]) as loop:
+        assert {result.status for result in await chat(loop, 20)} == {"completed"}
+    assert max(small.sizes) <= 1_500
+
+
+async def test_a_change_of_prompt_is_recorded_from_the_next_turn_on(tmp_path):
+    """And from then on the model is shown the new one."""
+    for system in ("Be kind.", "Be brief.", "Be brief."):
+        model = ScriptedModel(lambda _: "done")
+        async with StatefulAgentLoop(model, store=tmp_path / "log.db", system=system) as loop:
+            await loop.send("go", "s")
+            assert model.requests[0].system == system
+            kinds = [one.event.config.system for one in await loop.history("s") if isinstance(one.event, e.SessionConfigured)]
+    assert kinds == ["Be brief."]
+
+
+async def test_an_open_turn_keeps_what_was_recorded(tmp_path):
+    """Its prompt and its limits, whoever goes on with it."""
+    there = asyncio.Event()
+
+    async def hang(_):
+        there.set()
+        await asyncio.sleep(60)
+
+    async with StatefulAgentLoop(ScriptedModel(hang), store=tmp_path / "log.db", system="Be kind.", limits=Limits(max_rounds_per_turn=7)) as loop:
+        sending = asyncio.create_task(loop.send("go", "s"))
+        await there.wait()
+        sending.cancel()
+        await asyncio.wait([sending])
+    model = ScriptedModel(lambda _: "done")
+    async with StatefulAgentLoop(model, store=tmp_path / "log.db", system="Be brief.") as loop:
+        assert (await loop.resume("s")).status == "completed"
+        await loop.send("again", "s")
+    assert [request.system for request in model.requests] == ["Be kind.", "Be brief."]
