@@ -19,7 +19,7 @@ from power_agent import events as e
 from power_agent.context import cut_places, shown
 from power_agent.errors import IllegalMove, LogError, ModelError, StoreError
 from power_agent.events import Envelope
-from power_agent.gauge import Bounds, Count, bounds, crude, estimated, of_context, of_message
+from power_agent.gauge import Bounds, Count, bounds, crude, estimated, of_coming, of_context, of_message
 from power_agent.limits import ENOUGH_SHARE, FIRST_SHARE, MAX_REQUEST_CHARACTERS, RECENT_SHARE, ROOM_SHARE
 from power_agent.messages import Message
 from power_agent.ports import Crowded, Exchange, Model, Smaller, Strategy, Tools
@@ -66,6 +66,10 @@ class Compactor:
         """Return how large it is."""
         return of_context(state, offered(self._tools, state), self.count)
 
+    def coming(self, state: SessionState) -> int:
+        """Return how large the next request is."""
+        return self.tokens(state) + of_coming(state, self.count)
+
     def report(self, state: SessionState) -> ContextReport:
         """Return what fills the context of a session."""
         return report(state, offered(self._tools, state), self.bounds(state), self.count)
@@ -108,7 +112,7 @@ class _Plan:
         refused = state.turn is not None and state.turn.overfull
         self.bound = min(limits.soft or self.tokens, self.tokens) if refused or asked_for or limits.soft is None else limits.soft
         self._room, self.enough = int(self.bound * ROOM_SHARE), int(self.bound * ENOUGH_SHARE)
-        self._urgent = refused or (limits.hard is not None and self.tokens > limits.hard)
+        self._urgent = refused or (limits.hard is not None and compactor.coming(state) > limits.hard)
         self._first = self._begin()
         self._exchanges, self._recent = self._parted()
 
@@ -128,13 +132,12 @@ class _Plan:
         """Part the exchanges into those that may go and the last ones, which stay."""
         places, count = set(cut_places(self._state)), self._compactor.count
         exchanges, open_ones = list[Exchange](), list[tuple[int, Message]]()
-        for entry, message in shown(self._state):
-            if entry.seq < self._first or isinstance(entry, Summed):
-                continue
-            open_ones.append((entry.seq, message))
-            if entry.seq in places:
+        may = [(entry.seq, message) for entry, message in shown(self._state) if entry.seq >= self._first and not isinstance(entry, Summed)]
+        for place, (seq, message) in enumerate(may):
+            open_ones.append((seq, message))
+            if seq in places and (place + 1 == len(may) or may[place + 1][0] != seq):  # what happened at one moment stays together
                 messages = tuple(one for _, one in open_ones)
-                exchanges.append(Exchange(first=open_ones[0][0], last=entry.seq, messages=messages, tokens=sum(of_message(one, count) for one in messages)))
+                exchanges.append(Exchange(first=open_ones[0][0], last=seq, messages=messages, tokens=sum(of_message(one, count) for one in messages)))
                 open_ones = []
         stay, tokens = 0, 0
         for exchange in reversed(exchanges):

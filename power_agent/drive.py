@@ -193,7 +193,7 @@ class Drive:
         bounds = self._compactor.bounds(self.state)
         if bounds.soft is None:
             return step
-        facts = replace(facts, context_tokens=self._compactor.tokens(self.state), context_window=bounds.soft, context_most=bounds.hard)
+        facts = replace(facts, context_tokens=self._compactor.coming(self.state), context_window=bounds.soft, context_most=bounds.hard)
         return decide(self.state, self._clock.now(), facts)
 
     def _words(self) -> tuple[int, int]:
@@ -293,7 +293,7 @@ class Drive:
 
     def _asking(self, step: AskModel, around: tuple[ContentPart, ...]) -> e.ModelAsked:
         """Return the intent to ask, with what the request may come to if nobody sees its end."""
-        tokens = self._compactor.tokens(self.state) + sum(of_part(part, self._compactor.count) for part in around)
+        tokens = self._compactor.coming(self.state) + sum(of_part(part, self._compactor.count) for part in around)
         cost, tokens = self._reserve(self._model, tokens)
         return e.ModelAsked(
             turn=step.turn,

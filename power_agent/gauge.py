@@ -100,17 +100,23 @@ def of_tool(spec: ToolSpec, count: Count) -> int:
 
 
 def of_context(state: SessionState, specs: Iterable[ToolSpec], count: Count) -> int:
-    """Return the tokens of the next request: what was measured last, and an estimate of what was added since."""
+    """Return the tokens of a context: what was measured last, and an estimate of what was added since."""
     measured, transcript = state.measured, state.transcript
-    added = sum(MESSAGE_TOKENS + count(NOTE.format(text=note.text)) for note in state.notes)
     if not measured.tokens:
-        return added + estimated(state, specs, count)
+        return estimated(state, specs, count)
+    added = 0
     for place in range(len(transcript) - 1, -1, -1):
         entry = transcript[place]
         if entry.seq <= measured.seq:
             break
         added += of_entry(entry, count)
     return measured.tokens + added
+
+
+def of_coming(state: SessionState, count: Count) -> int:
+    """Estimate what the next request shows for the first time: notes, and what steers."""
+    notes = sum(MESSAGE_TOKENS + count(NOTE.format(text=note.text)) for note in state.notes)
+    return notes + sum(MESSAGE_TOKENS + sum(of_part(part, count) for part in item.parts) for item in state.inputs if item.mode == "steer")
 
 
 def estimated(state: SessionState, specs: Iterable[ToolSpec], count: Count) -> int:

@@ -332,6 +332,7 @@ class Intake:
 
         async def job(work: Work) -> SessionState:
             nonlocal before, after
+            self._desk.live.pop(name, None)
             state = await self._between_turns(name)
             before = state.compactions
             work.drive = self._drive(state, False)
