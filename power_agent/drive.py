@@ -100,6 +100,10 @@ class Drive:
         """The state that is in the log."""
         return self._draft.base
 
+    def stages(self, event: e.Event | None) -> bool:
+        """Say whether this very event, not one like it, is staged here and about to be kept."""
+        return any(event is staged for staged in self._draft.events)
+
     def notice(self) -> None:
         """Look at the log soon: somebody in this process added a fact."""
         self._wake.set()

@@ -101,7 +101,7 @@ class Sink:
         while True:
             row = await self.row(session)
             state, known = known or await self.load(session), None
-            if row.erased:
+            if row.erased or state.erased or state.hollow:  # perhaps a moment after its row was read
                 raise SessionErased(f"Session {session!r} was erased.", session=session)
             if row.owner == self._owner:
                 if not await self._store.renew(session, row.epoch, self._clock.now() + self._store.lease_ms):

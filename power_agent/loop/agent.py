@@ -36,7 +36,7 @@ from power_agent.limits import MAX_HISTORY_EVENTS, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
 from power_agent.loop.upkeep import Upkeep
-from power_agent.loop.work import Desk, Work
+from power_agent.loop.work import Desk, Work, looked_at
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.policy import Policy, allow_all
@@ -152,6 +152,7 @@ class StatefulAgentLoop:
         sending = asyncio.create_task(self._intake.streamed(order, stream.start), name=f"stream of {order.session}")
         self._streams.add(sending)
         sending.add_done_callback(self._streams.discard)
+        sending.add_done_callback(looked_at)  # who left the stream does not hear of its errors
         return stream.begin(sending)
 
     async def resume(self, session_id: str) -> TurnResult:
@@ -174,6 +175,9 @@ class StatefulAgentLoop:
         if state.turn is not None and self._only_a_person_helps(state):
             return state
         state = await self._sink.claim(name, state)
+        if state.closed:  # somebody was quicker
+            await self._sink.release(state)
+            return await self._resume(work)
         facts: list[e.Event] = [e.SessionConfigured(config=self._config)] if state.turn is None and state.config != self._config else []
         return await self._intake.drive_on(work, state, facts, go_on=state.turn is None)
 

@@ -6,6 +6,7 @@ from time to time; when its owner dies, whoever waits takes over.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -153,9 +154,7 @@ class Intake:
         if wait:
             return await self.finished(work)
         await work.kept.wait()
-        if work.done.is_set():
-            return await self.finished(work)
-        return await self._standing(order.session, work.input_seq)
+        return await self._standing(order.session, work.input_seq) if work.is_kept else await self.finished(work)
 
     async def finished(self, work: Work) -> TurnResult:
         """Wait for the end of the turn that a work was begun for, and say how it ended or where it stands."""
@@ -163,7 +162,12 @@ class Intake:
         if result is not None:
             return result
         assert work.task is not None  # noqa: S101  over() waited for its end
-        state = await work.task
+        try:
+            state = await work.task
+        except asyncio.CancelledError:
+            if self._desk.closing or not work.is_kept or not work.task.cancelled() or _being_cancelled():
+                raise
+            return await self._standing(work.session, work.input_seq)  # whoever waited for the turn before ours interrupted it
         number = (await self._turn_of(work.session, work.input_seq)) if work.input_seq else work.turn or state.turns
         return await result_of(self._store, state, number, work.input_seq)
 
@@ -204,7 +208,11 @@ class Intake:
                 return await self._between_turns(name)
             message = f"Turn {state.turn.number} of session {name!r} is open, and nobody works on it."
             raise SessionPending(message, session=name, calls=pending_of(state))
-        return await self._sink.claim(name, state)
+        state = await self._sink.claim(name, state)
+        if state.closed or state.turn is not None:  # somebody was quicker
+            await self._sink.release(state)
+            return await self._between_turns(name)
+        return state
 
     # -- where somebody else is at work --------------------------------------------------------------------------------
 
@@ -344,6 +352,11 @@ def parts_of(message: Said) -> tuple[ContentPart, ...]:
     if all(isinstance(part, Text) and not part.text.strip() for part in parts):
         raise InvalidInput("There is nothing to send: the text is empty.")
     return parts
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _same(said: e.InputReceived, parts: tuple[ContentPart, ...]) -> bool:
