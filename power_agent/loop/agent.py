@@ -32,7 +32,7 @@ from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
 from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker
-from power_agent.limits import MAX_HISTORY_EVENTS, Limits
+from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
 from power_agent.loop.upkeep import Upkeep
@@ -201,7 +201,7 @@ class StatefulAgentLoop:
 
         The same decision again changes nothing; another one raises `AlreadySettled`.
         """
-        name = _checked(session_id)
+        name, call_id = _checked(session_id), _call_id(call_id)
         while True:
             state = await self._sink.load(name)
             done = await decision_fact(self._store, state, call_id, decision, by)
@@ -219,7 +219,7 @@ class StatefulAgentLoop:
 
         With `call_ids` only those calls are ended. Returns what was ended.
         """
-        calls = None if call_ids is None else frozenset(call_ids)
+        calls = None if call_ids is None else frozenset(map(_call_id, call_ids))
         return await self._upkeep.abort_pending(_checked(session_id), reason, calls, by)
 
     async def cancel(self, session_id: str, *, reason: str = "cancelled", by: str | None = None) -> bool:
@@ -251,7 +251,7 @@ class StatefulAgentLoop:
 
     async def prune(self, *, older_than_seconds: float, dry_run: bool = False, by: str | None = None) -> list[str]:
         """Erase sessions that were closed at least that long ago; with `dry_run` only say which they are."""
-        return await self._upkeep.prune(older_than_seconds, dry_run=dry_run, by=by)
+        return await self._upkeep.prune(_seconds(older_than_seconds), dry_run=dry_run, by=by)
 
     async def fork(self, session_id: str, *, at: int | None = None, session_id_new: str | None = None) -> str:
         """Begin a new session that shares the past of this one, up to now or to any seq, and return its id.
@@ -259,7 +259,7 @@ class StatefulAgentLoop:
         Calls without an outcome there, untaken inputs and keys stay with the parent; a turn that was open there can be resumed here.
         """
         name = self._chance.session_id() if session_id_new is None else _checked(session_id_new)
-        return await self._upkeep.fork(_checked(session_id), at, name)
+        return await self._upkeep.fork(_checked(session_id), at if at is None else _number(at, "at", -MAX_PLACE), name)
 
     async def forks(self, session_id: str) -> list[SessionRow]:
         """Return the sessions that branched off this one; where, says their `base`."""
@@ -269,10 +269,8 @@ class StatefulAgentLoop:
 
     async def history(self, session_id: str, *, after: int = 0, limit: int = MAX_HISTORY_EVENTS, kinds: Collection[str] | None = None) -> list[Envelope]:
         """Return kept events and where they stand."""
-        unknown = set(kinds or ()) - e.EVENTS.keys()
-        if unknown:
-            raise InvalidInput(f"There is no event called {min(unknown)!r}.", hint=f"The events are: {', '.join(e.EVENTS)}.")
-        return [opened(record) for record in await self._store.read(_checked(session_id), after=after, limit=limit, kinds=kinds)]
+        kinds = None if kinds is None else frozenset(kinds)
+        return [opened(record) for record in await self._store.read(_checked(session_id), after=_number(after, "after"), limit=_number(limit, "limit"), kinds=kinds)]
 
     async def watch(self, session_id: str | None = None, *, after: int = 0) -> AsyncIterator[Envelope]:
         """Follow what is kept, live and whoever writes it: of one session from behind a seq on, or of all from behind a position.
@@ -281,7 +279,7 @@ class StatefulAgentLoop:
         """
         if session_id is not None and await self._store.find(_checked(session_id)) is None:
             raise SessionNotFound(f"There is no session {session_id!r}.", session=session_id)
-        async for records in self._store.follow(session_id, after=after):
+        async for records in self._store.follow(session_id, after=_number(after, "after")):
             for record in records:
                 yield opened(record)
 
@@ -299,19 +297,39 @@ class StatefulAgentLoop:
 
     async def state(self, session_id: str, *, at: int | None = None) -> SessionState:
         """Return the folded state, now or at any seq."""
-        return await self._sink.load(_checked(session_id), at=at)
+        return await self._sink.load(_checked(session_id), at=at if at is None else _number(at, "at"))
 
     async def sessions(self, *, after: str = "", limit: int = 1_000) -> list[SessionRow]:
         """List sessions by id."""
-        return await self._store.sessions(after=after, limit=limit)
+        return await self._store.sessions(after=after, limit=_number(limit, "limit"))
 
     def verify(self, session_id: str | None = None) -> AsyncIterator[str]:
         """Recompute every hash and every move; yields a sentence for each thing that is wrong."""
-        return self._store.verify(session_id)
+        return self._store.verify(session_id if session_id is None else _checked(session_id))
 
     async def blob(self, session_id: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """Read (a part of) an output or attachment that was too large for the log."""
-        return await self._store.blob(_checked(session_id), digest, start=start, length=length)
+        length = length if length is None else _number(length, "length")
+        return await self._store.blob(_checked(session_id), digest, start=_number(start, "start"), length=length)
+
+
+def _number(value: object, what: str, least: int = 0) -> int:
+    """Return a whole number that can be a place in the log, or raise `InvalidInput`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_PLACE:
+        raise InvalidInput(f"{what}={value!r} is not possible.", hint=f"Pass a whole number from {least} on.")
+    return value
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= MAX_PLACE / 1000:
+        raise InvalidInput(f"{value!r} seconds are not possible.", hint="Pass a number of seconds, 0 or more.")
+    return value
+
+
+def _call_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{value!r} is not the id of a call.", hint="Pass the id of a pending call, for example pending[0].id.")
+    return value
 
 
 def _checked(name: str) -> str:
