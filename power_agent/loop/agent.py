@@ -114,6 +114,10 @@ class StatefulAgentLoop:
     async def aclose(self) -> None:
         """Interrupt what runs, leaving every turn resumable, and close the store."""
         await self._desk.close()
+        for sending in (left := set(self._streams)):
+            sending.cancel()
+        if left:
+            await asyncio.wait(left)
         if self._opens_store:
             await self._store.__aexit__(None, None, None)
 
