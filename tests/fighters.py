@@ -248,6 +248,16 @@ async def fighter(path: str, folder: str, seed: str, hands: int, lease_seconds: 
         await Fighter(loop, notes, seed).fight(hands)
 
 
+async def crier(path: str, folder: str) -> None:
+    """Say what everybody says, as soon as it may begin."""
+    notes = Notes(folder)
+    while not (notes.folder / "@go").exists():
+        await asyncio.sleep(0.001)
+    async with SQLiteStore(path, durability="normal") as store, agent(store, notes) as loop:
+        who = Fighter(loop, notes, "crier")
+        who._told("one", "all of us pay", {"key": "k"}, await loop.send("all of us pay", "one", key="k"))
+
+
 async def peace(path: str, folder: str, lease_seconds: float) -> None:
     """Bring every session to rest as a person would, through the front door only."""
     notes = Notes(folder)
@@ -376,7 +386,7 @@ class Ring(Stage):
 
 def direct() -> None:
     """Be the stage, in a hurry."""
-    scenes.SCENES.update(fighter=fighter, peace=peace)
+    scenes.SCENES.update(fighter=fighter, crier=crier, peace=peace)
     story.hurry()
     drive.LOOK_SECONDS = intake.LOOK_SECONDS = stream.LOOK_SECONDS = 0.05
     drive.CANCEL_GRACE_SECONDS = 0.05

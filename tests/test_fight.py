@@ -101,6 +101,22 @@ def test_killed_while_they_fight(tmp_path, fighters):
 
 
 @pytest.mark.storm
+def test_thirty_two_open_one_fresh_file_and_say_the_same(tmp_path):
+    """They all create the file, the session and the input under one key: there is one of each, one turn, and all hear its one answer."""
+    notes = Notes(tmp_path / "world")
+    with Ring(tmp_path) as ring:
+        crew = [ring.play("crier", tmp_path / "log.db", notes.folder) for _ in range(32)]
+        (notes.folder / "@go").touch()
+        for actor in crew:
+            actor.ends_well()
+    without_fault(notes)
+    rows, kinds = judge(tmp_path / "log.db", notes, {actor.pid for actor in crew})
+    assert (kinds["session.opened"], kinds["input.received"], kinds["turn.started"], kinds["call.started"], kinds["turn.ended"]) == (1, 1, 1, 1, 1)
+    assert len(notes.notes("acked")) == 32
+    assert len({(line["turn"], line["status"], line["said"], line["seq"]) for line in notes.notes("acked")}) == 1, rows
+
+
+@pytest.mark.storm
 def test_stopped_past_their_lease_while_they_fight(tmp_path):
     """Stopped longer than their lease and woken again: what they were about to say in the name of an old epoch is refused."""
     fight, kinds = fought(tmp_path / "ring", fighters=3, kills=0, stops=50 if SECONDS else 12, pause=0.1, lease_seconds=0.3, seconds=SECONDS)
