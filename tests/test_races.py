@@ -230,3 +230,41 @@ def test_a_stream_that_fails_after_it_was_left(tmp_path):
 
     asyncio.run(life())
     assert complaints == []
+
+
+async def test_a_stream_ends_with_its_turn_also_when_another_loop_drives(tmp_path, monkeypatch):
+    """Whoever drives goes on with the next turn at once; the stream shows nothing of it."""
+    monkeypatch.setattr("power_agent.loop.intake.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("power_agent.loop.stream.LOOK_SECONDS", 0.01)
+    release = asyncio.Event()
+
+    async def slow(request):
+        await release.wait()
+        return said(request)
+
+    async with SQLiteStore(tmp_path / "log.db") as store:
+        driving, looking = make(store, slow), make(store, slow)
+        first = asyncio.ensure_future(driving.send("one", "s"))
+        async with asyncio.timeout(10):
+            while not await driving.sessions() or (await driving.state("s")).place != "asking":
+                await asyncio.sleep(0.005)
+        stream = looking.stream("two", "s", when_busy="queue")
+
+        async def read() -> list[int]:
+            return [item.seq async for item in stream if hasattr(item, "seq")]
+
+        reading = asyncio.ensure_future(read())
+        async with asyncio.timeout(10):
+            while not (await driving.state("s")).inputs:
+                await asyncio.sleep(0.005)
+        third = asyncio.ensure_future(driving.send("three", "s", when_busy="queue"))
+        async with asyncio.timeout(10):
+            while len((await driving.state("s")).inputs) < 2:
+                await asyncio.sleep(0.005)
+        release.set()
+        seqs = await asyncio.wait_for(reading, 10)
+        await asyncio.gather(first, third)
+        assert stream.result.turn == 2
+        assert seqs == list(range(seqs[0], stream.result.seq + 1))
+        await looking.aclose()
+        await driving.aclose()

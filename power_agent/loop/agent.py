@@ -153,7 +153,7 @@ class StatefulAgentLoop:
         """
         order = self._order(message, session_id, key, when_busy, by)
         stream = Stream(order.session, self._hooks, self._store)
-        sending = asyncio.create_task(self._intake.streamed(order, stream.start), name=f"stream of {order.session}")
+        sending = asyncio.create_task(self._intake.streamed(order, stream.start, stream.place), name=f"stream of {order.session}")
         self._streams.add(sending)
         sending.add_done_callback(self._streams.discard)
         sending.add_done_callback(looked_at)  # who left the stream does not hear of its errors

@@ -51,6 +51,8 @@ class Order(Word):
     by: str | None = None
     when_busy: WhenBusy = "raise"
     decisions: tuple[e.Event, ...] | None = None
+    placed: Callable[[int], None] | None = None
+    """Told at which seq the input stands, as soon as it is kept."""
 
 
 class Intake:
@@ -78,8 +80,11 @@ class Intake:
             if result is not None:
                 return result
 
-    async def streamed(self, order: Order, begin: Callable[[int], None]) -> TurnResult:
-        """Keep an input and wait, detached: nobody's leaving stops it. `begin` is told behind which event it all begins."""
+    async def streamed(self, order: Order, begin: Callable[[int], None], placed: Callable[[int], None]) -> TurnResult:
+        """Keep an input and wait, detached: nobody's leaving stops it. `begin` is told behind which event it all begins, `placed` where
+        the input stands.
+        """
+        order = replace(order, placed=placed)
         order = await self._guarded(order)
         seq = await self._seen(order) if order.key is not None else None
         row = await self._store.find(order.session)
@@ -126,6 +131,7 @@ class Intake:
         """Try to place an input where the session stands now; None: it stands elsewhere, look again."""
         name = order.session
         if order.key is not None and (seq := await self._seen(order)) is not None:
+            _place(order, seq)
             return await self.awaited(name, seq) if wait else await self._standing(name, seq)
         work = self._desk.working(name)
         if work is not None and order.key is not None and work.key == order.key:
@@ -179,7 +185,7 @@ class Intake:
             raise _LookAgain
         facts: list[e.Event] = [] if state.config == self._config else [e.SessionConfigured(config=self._config)]
         facts += [*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, by=order.by)]
-        work.input_seq = state.seq + len(facts)
+        work.input_seq, work.placed = state.seq + len(facts), order.placed
         work.drive = drive = self._drive(state, False)
         try:
             return await drive.run(facts)
@@ -246,6 +252,7 @@ class Intake:
             except KeyConflict:
                 return None
             self._desk.notice(order.session)
+            _place(order, after.seq)
             return after.seq
 
     async def _left(self, order: Order, seq: int, *, wait: bool) -> TurnResult:
@@ -352,6 +359,11 @@ def parts_of(message: Said) -> tuple[ContentPart, ...]:
     if all(isinstance(part, Text) and not part.text.strip() for part in parts):
         raise InvalidInput("There is nothing to send: the text is empty.")
     return parts
+
+
+def _place(order: Order, seq: int) -> None:
+    if order.placed is not None:
+        order.placed(seq)
 
 
 def _being_cancelled() -> bool:

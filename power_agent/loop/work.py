@@ -50,6 +50,7 @@ class Work:
         self.turn = 0
         self.detached = False
         self.is_kept = False
+        self.placed: Callable[[int], None] | None = None
         self.kept = asyncio.Event()
         self.done = asyncio.Event()
         self._waiters: set[Waiter] = set()
@@ -62,6 +63,8 @@ class Work:
         if kept.seq == self.input_seq and self.drive is not None and self.drive.stages(kept.event):  # at that place another input may be kept first
             self.is_kept = True
             self.kept.set()
+            if self.placed is not None:
+                self.placed(kept.seq)
         if isinstance(kept.event, e.TurnStarted):
             self._let_go(waiter for waiter in self._waiters if waiter.result is not None)
             self._reader = TurnReader(self.session, kept.event.turn)
