@@ -268,3 +268,34 @@ async def test_a_stream_ends_with_its_turn_also_when_another_loop_drives(tmp_pat
         assert seqs == list(range(seqs[0], stream.result.seq + 1))
         await looking.aclose()
         await driving.aclose()
+
+
+async def test_a_stream_of_a_turn_that_ended_long_ago(tmp_path, monkeypatch):
+    """Read from the log before anybody said where its input stands: it still ends with that turn, and not with the last one."""
+    monkeypatch.setattr("power_agent.loop.stream.LOOK_SECONDS", 0.01)
+    async with SQLiteStore(tmp_path / "log.db") as store:
+        loop = make(store)
+        first = await loop.send("one", "s", key="k")
+        for _ in range(3):
+            await loop.send("more", "s")
+        stream = loop.stream("one", "s", key="k")
+        seqs: list[int] = []
+
+        async def read() -> None:
+            seqs.extend([item.seq async for item in stream if hasattr(item, "seq")])
+
+        seen = loop._intake._seen
+        again = asyncio.Event()
+
+        async def slow_to_see(order):
+            found = await seen(order)
+            if again.is_set():
+                await asyncio.sleep(0.3)
+            again.set()
+            return found
+
+        loop._intake._seen = slow_to_see
+        await asyncio.wait_for(read(), 10)
+        assert seqs[-1] == first.seq
+        assert stream.result.seq == first.seq
+        await loop.aclose()

@@ -87,6 +87,8 @@ class Intake:
         order = replace(order, placed=placed)
         order = await self._guarded(order)
         seq = await self._seen(order) if order.key is not None else None
+        if seq is not None:
+            placed(seq)  # before the first event is shown: its turn may have ended long ago
         row = await self._store.find(order.session)
         begin(seq - 1 if seq is not None else row.head if row is not None else 0)
         return await self.send(order, wait=True, detached=True)
