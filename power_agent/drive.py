@@ -114,6 +114,10 @@ class Drive:
         """The state that is in the log."""
         return self._draft.base
 
+    def stages(self, event: e.Event | None) -> bool:
+        """Say whether this very event, not one like it, is staged here and about to be kept."""
+        return any(event is staged for staged in self._draft.events)
+
     def notice(self) -> None:
         """Look at the log soon: somebody in this process added a fact."""
         self._wake.set()
@@ -217,11 +221,27 @@ class Drive:
         except HeadMoved:
             await self._follow()
             return False
-        if release and not self._draft.ready:
-            await self._sink.release(state)
+        if release and not self._draft.ready and not await self._given_up(state):
+            await self._follow()
+            return False
         self._draft = self._sink.draft(state)
         self.has_kept = True
         return True
+
+    async def _given_up(self, state: SessionState) -> bool:
+        """Give the session up, with nothing to keep. False: somebody left a fact a moment before, and it is taken up again: who left it
+        saw an owner, and went.
+        """
+        await self._sink.release(state)
+        row = await self._store.find(state.session)
+        if row is None or row.head == state.seq or row.epoch != state.epoch:
+            return True
+        try:
+            await self._sink.renew(state)
+        except OwnershipLost:
+            return True  # whoever took it sees the fact
+        await self._sink.hold(state)
+        return False
 
     async def _follow(self) -> None:
         """Read what others added; check what happened here in again, and let what was only decided go."""

@@ -90,6 +90,7 @@ class InvalidInput(PowerAgentError):
     """What was handed in cannot be kept or sent. Nothing was written."""
 
     code = "invalid_input"
+    default_hint = "Change what was handed in; nothing of it was kept."
 
 
 class InvalidSessionId(InvalidInput):
@@ -184,12 +185,14 @@ class SessionNotFound(SessionError):
     """There is no session of that id in this store."""
 
     code = "session_not_found"
+    default_hint = "sessions() lists the ids there are."
 
 
 class SessionExists(SessionError):
     """A session of that id is already there."""
 
     code = "session_exists"
+    default_hint = "Choose another id."
 
 
 class SessionBusy(SessionError):
@@ -220,12 +223,14 @@ class SessionErased(SessionError):
     """The contents were erased; only the chain of hashes is left."""
 
     code = "session_erased"
+    default_hint = "Begin a new session."
 
 
 class NothingToResume(SessionError):
     """There has never been a turn in this session, or it is closed."""
 
     code = "nothing_to_resume"
+    default_hint = "Use send() to begin a turn."
 
 
 class HasForks(SessionError):
@@ -239,6 +244,7 @@ class CallNotFound(SessionError):
     """The session has no unresolved call of that id."""
 
     code = "call_not_found"
+    default_hint = "pending() lists the unresolved calls."
     call: str
 
 
@@ -246,6 +252,7 @@ class SettleNotAllowed(SessionError):
     """That decision is not possible in the call's state."""
 
     code = "settle_not_allowed"
+    default_hint = "pending() says where the call stands."
     call: str
 
 
@@ -253,6 +260,7 @@ class AlreadySettled(SessionError):
     """Somebody decided otherwise before."""
 
     code = "already_settled"
+    default_hint = "history() shows what was decided, and by whom."
     call: str
 
 
@@ -270,6 +278,7 @@ class IllegalMove(LogError):
     """The fact does not follow from what is kept. Nothing was changed."""
 
     code = "illegal_move"
+    default_hint = "Look at the state again; verify() tells whether the log is sound."
     kind: str
     place: str
 
@@ -278,6 +287,7 @@ class HeadMoved(LogError):
     """Somebody else appended to the session first. Read the tail, fold it, decide again."""
 
     code = "head_moved"
+    default_hint = "Look again and repeat it."
     retryable = True
     head: int
 
@@ -393,6 +403,7 @@ class StoreNotFound(StoreError):
     """The directory is missing, or the path cannot be a store."""
 
     code = "store_not_found"
+    default_hint = "Create the directory, or choose another path."
 
 
 class StoreForeign(StoreError):
@@ -450,6 +461,7 @@ class StoreBusy(StoreError):
     """Another process kept the file locked for too long."""
 
     code = "store_busy"
+    default_hint = "Try again; if it lasts, find out who holds the file."
     retryable = True
 
 

@@ -519,7 +519,7 @@ def _tongue(kind: str) -> tuple[SchemaValidator, SchemaSerializer, str]:
 def encode(event: Event) -> str:
     """Write an event as compact JSON, fields at their default left out. The text that is hashed is the text that is kept."""
     _, serializer, version = _tongue(event.kind)
-    text = serializer.to_json(event, exclude_defaults=True).decode()
+    text = serializer.to_json(event, exclude_defaults=True, warnings=False).decode()
     return "{" + version + text[1:] if version else text
 
 

@@ -65,6 +65,8 @@ COMMITS_PER_CHECKPOINT = 256
 """Commits until the write-ahead log is copied into the file: about 4 MB of it, the size at which SQLite's own habit does so."""
 READ_CHUNK_EVENTS = 2_000
 """Events read per visit to the database thread: long reads leave room for commits in between."""
+MAX_PLACE = 2**63 - 1
+"""The largest number that SQLite keeps: a place in the log, or milliseconds, beyond it means nothing."""
 MAX_BACKOFF_SECONDS = 3_600
 """The longest wait between two attempts, whatever a server asks for or a clock that jumped pretends."""
 MAX_LIVE_STATES = 1_000

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from power_agent import events as e
 from power_agent.chain import secret_of
 from power_agent.cleaning import Clean, Cleaner, check_id, clean
-from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionExists, SessionNotFound
+from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionExists, SessionNotFound, StoreDamaged
 from power_agent.events import Envelope, Event
 from power_agent.hooks import Hooks
 from power_agent.limits import MAX_LIVE_STATES, SNAPSHOT_EVENTS
@@ -103,7 +103,7 @@ class Sink:
         while True:
             row = await self.row(session)
             state, known = known or await self.load(session), None
-            if row.erased:
+            if row.erased or state.erased or state.hollow:  # perhaps a moment after its row was read
                 raise SessionErased(f"Session {session!r} was erased.", session=session)
             if row.owner == self._owner:
                 if not await self._store.renew(session, row.epoch, self._clock.now() + self._store.lease_ms):
@@ -237,15 +237,18 @@ class Sink:
 
     async def load(self, session: str, *, at: int | None = None) -> SessionState:
         """Fold a session, up to now or to any seq."""
-        await self.row(session)
+        row = await self.row(session)
         state = await self._cached(session, at)
-        return fold(map(opened, await self._store.read(session, after=state.seq, upto=at)), state)
+        state = _folded(await self._store.read(session, after=state.seq, upto=at), state)
+        if at is None and state.seq < row.head:  # else whoever looks again for what moved would look for ever
+            raise StoreDamaged(f"Session {session!r} ends with event {state.seq}, but its row says {row.head}.", path="")
+        return state
 
     async def catch_up(self, state: SessionState) -> SessionState:
         """Read what others have added, tell it, and return the state now."""
-        tail = [opened(record) for record in await self._store.read(state.session, after=state.seq)]
-        after = fold(tail, state)
-        self._tell(tail)
+        records = await self._store.read(state.session, after=state.seq)
+        after = _folded(records, state)
+        self._tell(map(opened, records))
         return after
 
     async def snapshot_if_due(self, state: SessionState) -> None:
@@ -286,6 +289,14 @@ class Sink:
         if row is None:
             raise SessionNotFound(f"There is no session {session!r}.", session=session)
         return row
+
+
+def _folded(records: Iterable[Record], state: SessionState) -> SessionState:
+    """Fold what is kept. What does not follow was not kept so by anybody here."""
+    try:
+        return fold(map(opened, records), state)
+    except IllegalMove as error:
+        raise StoreDamaged(f"The log of session {error.session!r} does not follow from itself: {error.message}", path="") from error
 
 
 def opened(record: Record) -> Envelope:

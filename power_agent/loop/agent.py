@@ -34,11 +34,11 @@ from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
 from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker
-from power_agent.limits import MAX_HISTORY_EVENTS, SURROUNDINGS_SHARE, Limits
+from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, SURROUNDINGS_SHARE, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
 from power_agent.loop.upkeep import Upkeep
-from power_agent.loop.work import Desk, Work
+from power_agent.loop.work import Desk, Work, looked_at
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.moving import Export, Imported, Source, export, import_
@@ -151,6 +151,10 @@ class StatefulAgentLoop:
     async def aclose(self) -> None:
         """Interrupt what runs, leaving every turn resumable, and close the store."""
         await self._desk.close()
+        for sending in (left := set(self._streams)):
+            sending.cancel()
+        if left:
+            await asyncio.wait(left)
         if hasattr(self._made, "aclose"):
             await self._made.aclose()
         if self._opens_store:
@@ -188,9 +192,10 @@ class StatefulAgentLoop:
         """
         order = self._order(message, session_id, key, when_busy, by)
         stream = Stream(order.session, self._hooks, self._store)
-        sending = asyncio.create_task(self._intake.streamed(order, stream.start), name=f"stream of {order.session}")
+        sending = asyncio.create_task(self._intake.streamed(order, stream.start, stream.place), name=f"stream of {order.session}")
         self._streams.add(sending)
         sending.add_done_callback(self._streams.discard)
+        sending.add_done_callback(looked_at)  # who left the stream does not hear of its errors
         return stream.begin(sending)
 
     async def resume(self, session_id: str) -> TurnResult:
@@ -213,6 +218,9 @@ class StatefulAgentLoop:
         if state.turn is not None and self._only_a_person_helps(state):
             return state
         state = await self._sink.claim(name, state)
+        if state.closed:  # somebody was quicker
+            await self._sink.release(state)
+            return await self._resume(work)
         facts: list[e.Event] = [e.SessionConfigured(config=self._config)] if state.turn is None and state.config != self._config else []
         return await self._intake.drive_on(work, state, facts, go_on=state.turn is None)
 
@@ -249,7 +257,7 @@ class StatefulAgentLoop:
 
         The same decision again changes nothing; another one raises `AlreadySettled`.
         """
-        name = _checked(session_id)
+        name, call_id = _checked(session_id), _call_id(call_id)
         while True:
             state = await self._sink.load(name)
             done = await decision_fact(self._store, state, call_id, decision, by)
@@ -267,7 +275,7 @@ class StatefulAgentLoop:
 
         With `call_ids` only those calls are ended. Returns what was ended.
         """
-        calls = None if call_ids is None else frozenset(call_ids)
+        calls = None if call_ids is None else frozenset(map(_call_id, call_ids))
         return await self._upkeep.abort_pending(_checked(session_id), reason, calls, by)
 
     async def cancel(self, session_id: str, *, reason: str = "cancelled", by: str | None = None) -> bool:
@@ -306,7 +314,7 @@ class StatefulAgentLoop:
 
     async def prune(self, *, older_than_seconds: float, dry_run: bool = False, by: str | None = None) -> list[str]:
         """Erase sessions that were closed at least that long ago; with `dry_run` only say which they are."""
-        return await self._upkeep.prune(older_than_seconds, dry_run=dry_run, by=by)
+        return await self._upkeep.prune(_seconds(older_than_seconds), dry_run=dry_run, by=by)
 
     async def fork(self, session_id: str, *, at: int | None = None, session_id_new: str | None = None) -> str:
         """Begin a new session that shares the past of this one, up to now or to any seq, and return its id.
@@ -314,7 +322,7 @@ class StatefulAgentLoop:
         Calls without an outcome there, untaken inputs and keys stay with the parent; a turn that was open there can be resumed here.
         """
         name = self._chance.session_id() if session_id_new is None else _checked(session_id_new)
-        return await self._upkeep.fork(_checked(session_id), at, name)
+        return await self._upkeep.fork(_checked(session_id), at if at is None else _number(at, "at", -MAX_PLACE), name)
 
     async def forks(self, session_id: str) -> list[SessionRow]:
         """Return the sessions that branched off this one; where, says their `base`."""
@@ -324,10 +332,8 @@ class StatefulAgentLoop:
 
     async def history(self, session_id: str, *, after: int = 0, limit: int = MAX_HISTORY_EVENTS, kinds: Collection[str] | None = None) -> list[Envelope]:
         """Return kept events and where they stand."""
-        unknown = set(kinds or ()) - e.EVENTS.keys()
-        if unknown:
-            raise InvalidInput(f"There is no event called {min(unknown)!r}.", hint=f"The events are: {', '.join(e.EVENTS)}.")
-        return [opened(record) for record in await self._store.read(_checked(session_id), after=after, limit=limit, kinds=kinds)]
+        kinds = None if kinds is None else frozenset(kinds)
+        return [opened(record) for record in await self._store.read(_checked(session_id), after=_number(after, "after"), limit=_number(limit, "limit"), kinds=kinds)]
 
     async def events(self, session_id: str, *, after: int = 0, kinds: Collection[str] | None = None) -> AsyncIterator[Envelope]:
         """Go through all kept events, however many, as they stand now; `watch` goes on with those to come."""
@@ -343,7 +349,7 @@ class StatefulAgentLoop:
         """
         if session_id is not None and await self._store.find(_checked(session_id)) is None:
             raise SessionNotFound(f"There is no session {session_id!r}.", session=session_id)
-        async for records in self._store.follow(session_id, after=after):
+        async for records in self._store.follow(session_id, after=_number(after, "after")):
             for record in records:
                 yield opened(record)
 
@@ -365,7 +371,7 @@ class StatefulAgentLoop:
 
     async def state(self, session_id: str, *, at: int | None = None) -> SessionState:
         """Return the folded state, now or at any seq."""
-        return await self._sink.load(_checked(session_id), at=at)
+        return await self._sink.load(_checked(session_id), at=at if at is None else _number(at, "at"))
 
     async def diff(self, session_id: str, other_id: str | None = None, *, before: int | None = None, after: int | None = None) -> Difference:
         """Compare a session at two seqs (None: now), or with another session: a fork of it, say."""
@@ -380,7 +386,7 @@ class StatefulAgentLoop:
 
     async def sessions(self, *, after: str = "", limit: int = 1_000) -> list[SessionRow]:
         """List sessions by id."""
-        return await self._store.sessions(after=after, limit=limit)
+        return await self._store.sessions(after=after, limit=_number(limit, "limit"))
 
     async def verify(self, session_id: str | None = None, *, tip: Tip | None = None) -> AsyncIterator[str]:
         """Recompute every hash and every move; yields a sentence for each thing that is wrong.
@@ -390,7 +396,7 @@ class StatefulAgentLoop:
         """
         if tip is not None and session_id is None:
             raise InvalidInput("A tip was passed without a session id.")
-        async for wrong in self._store.verify(session_id):
+        async for wrong in self._store.verify(session_id if session_id is None else _checked(session_id)):
             yield wrong
         if tip is not None and session_id is not None and (wrong_tip := await check_tip(self._store, session_id, tip)):
             yield wrong_tip
@@ -414,7 +420,27 @@ class StatefulAgentLoop:
 
     async def blob(self, session_id: str, digest: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """Read (a part of) an output or attachment that was too large for the log."""
-        return await self._store.blob(_checked(session_id), digest, start=start, length=length)
+        length = length if length is None else _number(length, "length")
+        return await self._store.blob(_checked(session_id), digest, start=_number(start, "start"), length=length)
+
+
+def _number(value: object, what: str, least: int = 0) -> int:
+    """Return a whole number that can be a place in the log, or raise `InvalidInput`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_PLACE:
+        raise InvalidInput(f"{what}={value!r} is not possible.", hint=f"Pass a whole number from {least} on.")
+    return value
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= MAX_PLACE / 1000:
+        raise InvalidInput(f"{value!r} seconds are not possible.", hint="Pass a number of seconds, 0 or more.")
+    return value
+
+
+def _call_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{value!r} is not the id of a call.", hint="Pass the id of a pending call, for example pending[0].id.")
+    return value
 
 
 def _checked(name: str) -> str:

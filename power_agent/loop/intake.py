@@ -6,6 +6,7 @@ from time to time; when its owner dies, whoever waits takes over.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -64,6 +65,8 @@ class Order(Word):
     by: str | None = None
     when_busy: WhenBusy = "raise"
     decisions: tuple[e.Event, ...] | None = None
+    placed: Callable[[int], None] | None = None
+    """Told at which seq the input stands, as soon as it is kept."""
 
 
 class Intake:
@@ -91,10 +94,15 @@ class Intake:
             if result is not None:
                 return result
 
-    async def streamed(self, order: Order, begin: Callable[[int], None]) -> TurnResult:
-        """Keep an input and wait, detached: nobody's leaving stops it. `begin` is told behind which event it all begins."""
+    async def streamed(self, order: Order, begin: Callable[[int], None], placed: Callable[[int], None]) -> TurnResult:
+        """Keep an input and wait, detached: nobody's leaving stops it. `begin` is told behind which event it all begins, `placed` where
+        the input stands.
+        """
+        order = replace(order, placed=placed)
         order = await self._guarded(order)
         seq = await self._seen(order) if order.key is not None else None
+        if seq is not None:
+            placed(seq)  # before the first event is shown: its turn may have ended long ago
         row = await self._store.find(order.session)
         begin(seq - 1 if seq is not None else row.head if row is not None else 0)
         return await self.send(order, wait=True, detached=True)
@@ -139,6 +147,7 @@ class Intake:
         """Try to place an input where the session stands now; None: it stands elsewhere, look again."""
         name = order.session
         if order.key is not None and (seq := await self._seen(order)) is not None:
+            _place(order, seq)
             return await self.awaited(name, seq) if wait else await self._standing(name, seq)
         work = self._desk.working(name)
         if work is not None and order.key is not None and work.key == order.key:
@@ -167,9 +176,7 @@ class Intake:
         if wait:
             return await self.finished(work)
         await work.kept.wait()
-        if work.done.is_set():
-            return await self.finished(work)
-        return await self._standing(order.session, work.input_seq)
+        return await self._standing(order.session, work.input_seq) if work.is_kept else await self.finished(work)
 
     async def finished(self, work: Work) -> TurnResult:
         """Wait for the end of the turn that a work was begun for, and say how it ended or where it stands."""
@@ -177,7 +184,12 @@ class Intake:
         if result is not None:
             return result
         assert work.task is not None  # noqa: S101  over() waited for its end
-        state = await work.task
+        try:
+            state = await work.task
+        except asyncio.CancelledError:
+            if self._desk.closing or not work.is_kept or not work.task.cancelled() or _being_cancelled():
+                raise
+            return await self._standing(work.session, work.input_seq)  # whoever waited for the turn before ours interrupted it
         number = (await self._turn_of(work.session, work.input_seq)) if work.input_seq else work.turn or state.turns
         return await result_of(self._store, state, number, work.input_seq)
 
@@ -189,7 +201,7 @@ class Intake:
             raise _LookAgain
         facts: list[e.Event] = [] if state.config == self._config else [e.SessionConfigured(config=self._config)]
         facts += [*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, by=order.by)]
-        work.input_seq = state.seq + len(facts)
+        work.input_seq, work.placed = state.seq + len(facts), order.placed
         work.drive = drive = self._drive(state, False)
         try:
             return await drive.run(facts)
@@ -218,7 +230,11 @@ class Intake:
                 return await self._between_turns(name)
             message = f"Turn {state.turn.number} of session {name!r} is open, and nobody works on it."
             raise SessionPending(message, session=name, calls=pending_of(state))
-        return await self._sink.claim(name, state)
+        state = await self._sink.claim(name, state)
+        if state.closed or state.turn is not None:  # somebody was quicker
+            await self._sink.release(state)
+            return await self._between_turns(name)
+        return state
 
     # -- where somebody else is at work --------------------------------------------------------------------------------
 
@@ -256,6 +272,7 @@ class Intake:
             except KeyConflict:
                 return None
             self._desk.notice(order.session)
+            _place(order, after.seq)
             return after.seq
 
     async def _left(self, order: Order, seq: int, *, wait: bool) -> TurnResult:
@@ -284,10 +301,20 @@ class Intake:
                 return await result_of(self._store, state, number, seq)
             if row is None or self._held(row):
                 await self._clock.sleep(LOOK_SECONDS)
+            elif row.head != state.seq:
+                continue  # it moved between the two looks
             elif take_over and self._may_go_on(row, state):
-                await self._desk.begin(name, self.go_on).over(seq)
+                await self._taken_over(name, seq)
             else:
                 return await result_of(self._store, state, number, seq)
+
+    async def _taken_over(self, name: str, seq: int) -> None:
+        """Drive a session whose owner died; what goes wrong with it goes wrong here, but for somebody who was quicker."""
+        work = self._desk.begin(name, self.go_on)
+        await work.over(seq)
+        failed = work.task.exception() if work.task is not None and work.task.done() and not work.task.cancelled() else None
+        if failed is not None and not isinstance(failed, SessionBusy | OwnershipLost):
+            raise failed
 
     @staticmethod
     def _may_go_on(row: SessionRow, state: SessionState) -> bool:
@@ -396,6 +423,16 @@ def parts_of(message: Said) -> tuple[ContentPart, ...]:
     if all(isinstance(part, Text) and not part.text.strip() for part in parts):
         raise InvalidInput("There is nothing to send: the text is empty.")
     return parts
+
+
+def _place(order: Order, seq: int) -> None:
+    if order.placed is not None:
+        order.placed(seq)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _same(said: e.InputReceived, parts: tuple[ContentPart, ...]) -> bool:

@@ -13,15 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from power_agent.errors import InvalidInput, SessionNotFound
-from power_agent.events import Envelope
+from power_agent.events import Envelope, Event, ModelAsked, TurnEnded, TurnStarted
 from power_agent.hooks import Hooks
 from power_agent.limits import LOOK_SECONDS, MAX_STREAM_ITEMS
 from power_agent.ports import Glimpsed, Store
 from power_agent.results import TurnResult
 from power_agent.sink import opened
-
-MOMENT_SECONDS = 0.02
-"""How long it takes at most to hear that a turn that ended was the one that is streamed."""
 
 
 class Stream(AsyncIterator[Envelope | Glimpsed]):
@@ -38,7 +35,9 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
         self._skipped = 0
         self._behind = False
         self._quiet = False
-        self._turn_ended = False
+        self._input = 0
+        self._turn = 0
+        self._ended = False
         self._news = asyncio.Event()
         self._sending: asyncio.Task[TurnResult] | None = None
         self._ends: tuple[Callable[[], None], ...] = (hooks.add(self._hear), hooks.show(self._see))
@@ -53,6 +52,10 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
         """Say behind which event it all begins."""
         self._cursor = after
         self._news.set()
+
+    def place(self, seq: int) -> None:
+        """Say where the input stands whose turn this shows."""
+        self._input = seq
 
     @property
     def result(self) -> TurnResult:
@@ -91,12 +94,13 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
 
     async def __anext__(self) -> Envelope | Glimpsed:
         while True:
+            if self._ended and self._sending is not None:
+                await asyncio.wait({self._sending})  # whoever drives it may be a moment later than its log
             item = self._next()
-            if isinstance(item, Envelope) and self._turn_ended and self._sending is not None:
-                await asyncio.wait({self._sending}, timeout=MOMENT_SECONDS)  # the next turn began: was the last one ours?
             over = self._over()
             if item is not None and not (over and isinstance(item, Envelope) and item.seq > self.result.seq):
-                self._turn_ended = isinstance(item, Envelope) and item.kind == "turn.ended"
+                if isinstance(item, Envelope) and item.event is not None:
+                    self._follow(item.event)
                 return item
             if (self._behind or self._quiet or over) and await self._catch_up():
                 continue
@@ -106,6 +110,12 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
             self._news.clear()
             if (not self._items or self._cursor is None) and not self._over():
                 await self._wait()
+
+    def _follow(self, event: Event) -> None:
+        """Learn which turn takes our input, and when that one ends."""
+        if isinstance(event, TurnStarted | ModelAsked) and self._input in event.inputs:
+            self._turn = event.turn
+        self._ended = self._ended or (isinstance(event, TurnEnded) and event.turn == self._turn)
 
     def _over(self) -> bool:
         """Say whether the turn is over or waits; raises what went wrong with it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from power_agent import events as e
-from power_agent.errors import HasForks, InvalidInput, SessionErased, SessionExists, SessionPending
+from power_agent.errors import HasForks, HeadMoved, InvalidInput, SessionErased, SessionExists, SessionPending
 from power_agent.loop.work import Desk
 from power_agent.ports import Clock, SessionRow, Store
 from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, decision_fact
 from power_agent.sink import Sink
+from power_agent.state import SessionState
 
 PAGE = 500
 """Sessions looked at in one go."""
@@ -33,34 +34,48 @@ class Upkeep:
             return await self._abort(name, reason, calls, by)
 
     async def _abort(self, name: str, reason: str, wanted: frozenset[str] | None, by: str) -> list[PendingCall]:
-        state = await self._sink.claim(name)
-        try:
-            calls = [call for call in pending_of(state) if wanted is None or call.id in wanted]
-            for unknown in sorted((wanted or frozenset()) - {call.id for call in calls}):
-                await decision_fact(self._store, state, unknown, Abort(reason), by)  # says why not, unless it was aborted before
-            facts: list[e.Event] = [e.CallAborted(call=call.id, by=by, reason=reason) for call in calls]
-            if wanted is None and state.turn is not None:
-                facts.append(e.TurnEnded(turn=state.turn.number, status="cancelled", reason=reason))
-            await self._sink.record(state, facts, release=True)
-        finally:
-            await self._sink.release(state)
+        while True:
+            state = await self._sink.claim(name)
+            try:
+                return await self._aborted(state, reason, wanted, by)
+            except HeadMoved:  # somebody added a fact meanwhile: look again
+                continue
+            finally:
+                await self._sink.release(state)
+
+    async def _aborted(self, state: SessionState, reason: str, wanted: frozenset[str] | None, by: str) -> list[PendingCall]:
+        calls = [call for call in pending_of(state) if wanted is None or call.id in wanted]
+        for unknown in sorted((wanted or frozenset()) - {call.id for call in calls}):
+            await decision_fact(self._store, state, unknown, Abort(reason), by)  # says why not, unless it was aborted before
+        facts: list[e.Event] = [e.CallAborted(call=call.id, by=by, reason=reason) for call in calls]
+        if wanted is None and state.turn is not None:
+            facts.append(e.TurnEnded(turn=state.turn.number, status="cancelled", reason=reason))
+        await self._sink.record(state, facts, release=True)
         return calls
 
     async def close(self, name: str, reason: str, *, abort: bool, by: str | None) -> None:
         """Let a session take no more input."""
         async with self._desk.reserved(name):
-            if abort:
-                await self._abort(name, reason, None, by or "a person")
-            state = await self._sink.claim(name)
-            try:
-                if state.turn is not None:
-                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Resume it, or pass abort=True.")
-                if state.inputs and not abort:
-                    raise SessionPending(f"An input of session {name!r} waits for its turn.", session=name, calls=[], hint="Resume it, or pass abort=True.")
-                if not state.closed:
-                    await self._sink.record(state, (e.SessionClosed(reason=reason, by=by),), release=True)
-            finally:
-                await self._sink.release(state)
+            while not await self._closed(name, reason, abort=abort, by=by):
+                continue
+
+    async def _closed(self, name: str, reason: str, *, abort: bool, by: str | None) -> bool:
+        """Close; False: somebody added a fact meanwhile, look again."""
+        if abort:
+            await self._abort(name, reason, None, by or "a person")
+        state = await self._sink.claim(name)
+        try:
+            if state.turn is not None:
+                raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Resume it, or pass abort=True.")
+            if state.inputs and not abort:
+                raise SessionPending(f"An input of session {name!r} waits for its turn.", session=name, calls=[], hint="Resume it, or pass abort=True.")
+            if not state.closed:
+                await self._sink.record(state, (e.SessionClosed(reason=reason, by=by),), release=True)
+        except HeadMoved:
+            return False
+        finally:
+            await self._sink.release(state)
+        return True
 
     # -- branches -------------------------------------------------------------------------------------------------------
 
@@ -95,13 +110,21 @@ class Upkeep:
         for row in branches:
             await self.erase(row.session, reason, forks, by)
         async with self._desk.reserved(name):
-            state = await self._sink.claim(name)
-            try:
-                if state.turn is not None:
-                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Abort it first, then erase.")
-                await self._sink.erase(state, reason, by)
-            finally:
-                await self._sink.release(state)
+            while not await self._erased(name, reason, by):
+                continue
+
+    async def _erased(self, name: str, reason: str, by: str | None) -> bool:
+        """Destroy the contents of one session; False: somebody added a fact meanwhile, look again."""
+        state = await self._sink.claim(name)
+        try:
+            if state.turn is not None:
+                raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Abort it first, then erase.")
+            await self._sink.erase(state, reason, by)
+        except HeadMoved:
+            return False
+        finally:
+            await self._sink.release(state)
+        return True
 
     async def prune(self, age_seconds: float, *, dry_run: bool, by: str | None) -> list[str]:
         """Erase sessions that were closed at least that long ago and have no living branches; returns which."""

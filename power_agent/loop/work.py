@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from power_agent import events as e
 from power_agent.drive import Drive
@@ -48,6 +49,8 @@ class Work:
         self.input_seq = 0
         self.turn = 0
         self.detached = False
+        self.is_kept = False
+        self.placed: Callable[[int], None] | None = None
         self.kept = asyncio.Event()
         self.done = asyncio.Event()
         self._waiters: set[Waiter] = set()
@@ -57,8 +60,11 @@ class Work:
 
     def hear(self, kept: Envelope) -> None:
         """Follow the turns, so that whoever waits for the end of one hears of it at once."""
-        if kept.seq >= self.input_seq > 0:
+        if kept.seq == self.input_seq and self.drive is not None and self.drive.stages(kept.event):  # at that place another input may be kept first
+            self.is_kept = True
             self.kept.set()
+            if self.placed is not None:
+                self.placed(kept.seq)
         if isinstance(kept.event, e.TurnStarted):
             self._let_go(waiter for waiter in self._waiters if waiter.result is not None)
             self._reader = TurnReader(self.session, kept.event.turn)
@@ -95,7 +101,7 @@ class Work:
             return waiter.seq is None
         if waiter.seq is not None:
             return waiter.seq in self._reader.inputs
-        return self._reader.number == self.turn or self.input_seq in self._reader.inputs
+        return self._reader.number == self.turn or (self.is_kept and self.input_seq in self._reader.inputs)
 
     def finished(self) -> None:
         """Nothing more is done here: whoever still waits must look at the log."""
@@ -139,6 +145,11 @@ class Desk:
         self._closing = False
         self.live: dict[str, SessionState] = {}
 
+    @property
+    def closing(self) -> bool:
+        """Whether the loop is being closed, or was."""
+        return self._closing
+
     def working(self, name: str) -> Work | None:
         """Return the work on a session, if there is one here."""
         return self._works.get(name)
@@ -153,7 +164,8 @@ class Desk:
         work = self._reserve(name, key)
         work.detached = detached
         work.task = asyncio.create_task(self._do(work, job), name=f"session {name}")
-        work.task.add_done_callback(_looked_at)
+        work.task.add_done_callback(looked_at)
+        work.task.add_done_callback(lambda _: self._end(work))
         return work
 
     def _reserve(self, name: str, key: str | None = None) -> Work:
@@ -169,7 +181,7 @@ class Desk:
             after = await job(work)
         except BaseException as error:
             await asyncio.shield(asyncio.ensure_future(self._give_back(work.session)))
-            if work.detached and isinstance(error, Exception):
+            if work.detached and isinstance(error, Exception) and work.drive is not None and (work.is_kept or not work.input_seq):  # else whoever sent is told
                 _log.warning("Work on session %r stopped: %s", work.session, error)
             raise
         else:
@@ -177,8 +189,13 @@ class Desk:
                 await self._after_work(after)
             return after
         finally:
+            self._end(work)
+
+    def _end(self, work: Work) -> None:
+        """Let a session go. Also said by a task that was cancelled before its first step, which never came to say it itself."""
+        if self._works.get(work.session) is work:
             del self._works[work.session]
-            work.finished()
+        work.finished()
 
     async def _after_work(self, state: SessionState) -> None:
         """Keep the state of a session that is between turns, so that its next input need not read the log again; and cache it on disk
@@ -205,8 +222,7 @@ class Desk:
             await asyncio.shield(asyncio.ensure_future(self._give_back(name)))
             raise
         finally:
-            del self._works[name]
-            work.finished()
+            self._end(work)
 
     async def _give_back(self, name: str) -> None:
         """After a failure or an interruption: nobody shall have to wait for our lease."""
@@ -241,7 +257,7 @@ class Desk:
             await asyncio.wait([asyncio.ensure_future(work.done.wait()) for work in works], timeout=2 * STOP_SECONDS)
 
 
-def _looked_at(task: asyncio.Task[SessionState]) -> None:
+def looked_at(task: asyncio.Task[Any]) -> None:
     """Take note of a task's error, also when nobody waits for it any more."""
     if not task.cancelled():
         task.exception()

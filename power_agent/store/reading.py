@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from hashlib import sha256
 from typing import Any
 
-from power_agent.errors import SessionNotFound, StoreDamaged
+from power_agent.errors import InvalidInput, SessionNotFound, StoreDamaged
 from power_agent.events import CODES, EVENTS
 from power_agent.failpoints import passing
 from power_agent.ports import Record, SessionRow
 from power_agent.store.file import Log
 
+DIGEST = re.compile("[0-9a-f]{64}")
 ROW = """SELECT session.name, session.head, session.tip, session.epoch, session.owner, session.deadline, session.erased, up.name, session.base
 FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
@@ -52,12 +54,18 @@ def read(db: Log, session: str, after: int, upto: int | None, limit: int, kinds:
     records: list[Record] = []
     sql = EVENT
     if kinds is not None:
+        if unknown := [kind for kind in kinds if kind not in EVENTS]:
+            raise InvalidInput(f"There is no event called {min(unknown)!r}.", hint=f"The events are: {', '.join(EVENTS)}.")
         sql += f" AND kind IN ({','.join(str(EVENTS[kind].code) for kind in sorted(kinds))})"
-    for number, name, low, high in lineage(db, session):
-        first, last = max(after, low), high if upto is None else min(upto, high)
-        if first < last and len(records) < limit:
-            rows = db.execute(f"{sql} ORDER BY seq LIMIT ?", (number, first, last, limit - len(records)))
-            records += [Record(pos, name, seq, epoch, at, CODES.get(kind) or _kind(kind), body, digest, hashed) for pos, seq, epoch, at, kind, body, digest, hashed in rows]
+    db.execute("BEGIN")  # one look at everything: an erasure in between would show bodies gone and no tombstone
+    try:
+        for number, name, low, high in lineage(db, session):
+            first, last = max(after, low), high if upto is None else min(upto, high)
+            if first < last and len(records) < limit:
+                rows = db.execute(f"{sql} ORDER BY seq LIMIT ?", (number, first, last, limit - len(records)))
+                records += [Record(pos, name, seq, epoch, at, CODES.get(kind) or _kind(kind), body, digest, hashed) for pos, seq, epoch, at, kind, body, digest, hashed in rows]
+    finally:
+        db.execute("END")
     return records
 
 
@@ -80,8 +88,10 @@ def find_key(db: Log, session: str, key: str) -> int | None:
     return row[0] if row else None
 
 
-def blob(db: Log, session: str, digest: str, start: int, length: int | None) -> bytes | None:
+def blob(db: Log, session: str, digest: object, start: int, length: int | None) -> bytes | None:
     """Read a part of a blob, of the session's own or, where an event of the shared past names it, of an ancestor's."""
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise InvalidInput(f"{digest!r} is not the name of a blob.", hint="Pass the 64 hexadecimal digits that stand in the event.")
     own, *shared = lineage(db, session)[::-1]
     for number, _, _, last in (own, *shared):
         if number != own[0] and not _named(db, number, last, digest):

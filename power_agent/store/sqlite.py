@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +93,7 @@ class _Writer:
             raise errors.StoreForked(f"{self.path} was opened before this process was forked off.", path=self.path)
         if self._db is None:
             raise errors.StoreClosed(f"{self.path} is not open.", path=self.path)
-        with translated(self.path):
+        with translated(self.path), _bindable():
             return cast("T", await self._db.execute_fetchall(cast("str", work), cast("Any", args)))
 
     async def append(self, request: Append) -> Kept:
@@ -367,6 +367,15 @@ class SQLiteStore:
                     yield wrong
             after = names[-1]
             names = [] if session is not None else [row.session for row in await self.sessions(after=after)]
+
+
+@contextlib.contextmanager
+def _bindable() -> Iterator[None]:
+    """Name what SQLite cannot even be asked: the caller's mistake, not the disk's."""
+    try:
+        yield
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise errors.InvalidInput(f"That cannot be looked up: {error}.", hint="Pass texts without broken Unicode, and numbers below 2**63.") from None
 
 
 def _real(path: str) -> str:
