@@ -20,7 +20,6 @@ from power_agent.cleaning import check_id
 from power_agent.clock import SystemClock
 from power_agent.compaction import Compactor
 from power_agent.context import render
-from power_agent.difference import Difference, difference
 from power_agent.drive import Drive
 from power_agent.errors import (
     HeadMoved,
@@ -41,23 +40,23 @@ from power_agent.loop.upkeep import Upkeep
 from power_agent.loop.work import Desk, Work, looked_at
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
-from power_agent.moving import Export, Imported, Source, export, import_
 from power_agent.policy import Policy, allow_all
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Strategy, Tip, Tool
 from power_agent.recall import Recall
-from power_agent.replay import Replay, replay
 from power_agent.report import ContextReport
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
-from power_agent.store.verify import check_tip
 from power_agent.surroundings import Provider
 from power_agent.tools import Toolbox
 
 if TYPE_CHECKING:
+    from power_agent.difference import Difference
     from power_agent.loop.sync import SyncLoop
+    from power_agent.moving import Export, Imported, Source
+    from power_agent.replay import Replay
 
 
 class StatefulAgentLoop:
@@ -375,6 +374,8 @@ class StatefulAgentLoop:
 
     async def diff(self, session_id: str, other_id: str | None = None, *, before: int | None = None, after: int | None = None) -> Difference:
         """Compare a session at two seqs (None: now), or with another session: a fork of it, say."""
+        from power_agent.difference import difference  # noqa: PLC0415  rarely asked for
+
         return difference(await self.state(session_id, at=before), await self.state(other_id or session_id, at=after))
 
     async def replay(self, session_id: str) -> Replay:
@@ -382,6 +383,8 @@ class StatefulAgentLoop:
 
         No model is asked, no tool is run, nothing is written.
         """
+        from power_agent.replay import replay  # noqa: PLC0415  rarely asked for
+
         return await replay(self._store, _checked(session_id), model=self._model.name, tools=self._tools, executor=self._executor, guards=self._guards, config=self._config)
 
     async def sessions(self, *, after: str = "", limit: int = 1_000) -> list[SessionRow]:
@@ -394,6 +397,8 @@ class StatefulAgentLoop:
         The chain proves order and bytes against a `tip` of the session that was kept elsewhere (`export` tells it). Alone it cannot
         show an end that was cut off, or a file written anew by somebody who knows how.
         """
+        from power_agent.store.verify import check_tip  # noqa: PLC0415  rarely asked for
+
         if tip is not None and session_id is None:
             raise InvalidInput("A tip was passed without a session id.")
         async for wrong in self._store.verify(session_id if session_id is None else _checked(session_id)):
@@ -406,10 +411,13 @@ class StatefulAgentLoop:
 
         Redacted, it shows what happened without what was said, and cannot be imported.
         """
+        from power_agent.moving import export  # noqa: PLC0415  rarely asked for
+
         return await export(self._store, _checked(session_id), redacted=redacted)
 
     async def import_(self, source: Source, *, origin: str | None = None, by: str | None = None) -> Imported:
         """Let an exported session in, after every byte of it was checked. Approvals given elsewhere are void; nothing runs by itself."""
+        from power_agent.moving import import_  # noqa: PLC0415  rarely asked for
 
         def is_free(owner: str) -> bool:
             return process.proven_dead(owner) or (owner == self._sink.owner and self._desk.idle)
