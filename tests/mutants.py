@@ -50,7 +50,7 @@ MUTANTS = (
     # -- one writer ----------------------------------------------------------------------------------------------------
     Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
     Mutant("head not checked", "store/commit.py", "    if row.head != request.head:\n", "    if False:\n", "store sink"),
-    Mutant("taking a living owner's session", "sink.py", "            if row.deadline >= now and not dead:\n", "            if False:\n", "sink ownership"),
+    Mutant("taking a living owner's session", "sink.py", " and row.owner is not None and self._dead(row.owner)", " and row.owner is not None", "sink ownership"),
     Mutant("the living proven dead", "process.py", "    return start_time(int(pid)) == started\n", "    return False\n", "ownership loop"),
     Mutant("a lost lease not noticed", "store/lease.py", "        return (session, epoch) in self._lost\n", "        return False\n", "ownership"),
     Mutant(
