@@ -21,7 +21,7 @@ from power_agent.errors import IllegalMove, LogError, ModelError, StoreError
 from power_agent.events import Envelope
 from power_agent.gauge import Bounds, Count, bounds, crude, estimated, of_coming, of_context, of_message
 from power_agent.limits import ENOUGH_SHARE, FIRST_SHARE, MAX_REQUEST_CHARACTERS, RECENT_SHARE, ROOM_SHARE
-from power_agent.messages import Message
+from power_agent.messages import Message, Output
 from power_agent.ports import Crowded, Exchange, Model, Smaller, Strategy, Tools
 from power_agent.recall import offered
 from power_agent.report import ContextReport, report
@@ -94,9 +94,11 @@ class Compactor:
         window = window_of(self.summariser)
         return None if window is None else bounds(window, None).soft
 
-    def specs_tokens(self, state: SessionState) -> int:
-        """Estimate a whole context without what was measured."""
-        return estimated(state, offered(self._tools, state), self.count)
+    def estimate(self, state: SessionState, offer: SessionState) -> int:
+        """Estimate a whole context without what was measured, with the tools that a state offers: the first compaction brings the
+        tools for recalling, and must not seem to have failed because of them.
+        """
+        return estimated(state, offered(self._tools, offer), self.count)
 
 
 class _Plan:
@@ -166,28 +168,31 @@ class _Plan:
         """Turn a proposal into a fact; None when it is not possible, loses what has to stay, or does not help."""
         if proposal is None or not (proposal.trimmed or (proposal.summary or "").strip()):
             return None
-        event = self._folded(strategy, proposal) if proposal.summary is not None else self._trimmed(strategy, proposal)
-        if event is None:
+        summary = (proposal.summary or "").strip()
+        event = self._folded(strategy, proposal, summary) if summary else self._trimmed(strategy, proposal)
+        if event is None or not self._may_trim(proposal):
             return None
         try:
             after = evolve(self._state, Envelope(self._state.session, self._state.seq + 1, self._state.epoch, self._state.at, event, kind=event.kind))
         except IllegalMove as refused:
             _log.warning("What the strategy %s proposes for session %r is not possible: %s", strategy, self._state.session, refused)
             return None
-        tokens = self._after(after)
-        return replace(event, tokens_before=self.tokens, tokens_after=tokens) if tokens < self.tokens else None
+        before, left, shown_then = (self._compactor.estimate(*pair) for pair in ((self._state, self._state), (after, self._state), (after, after)))
+        if -(-self.tokens * left // before) >= self.tokens:
+            return None
+        return replace(event, tokens_before=self.tokens, tokens_after=-(-self.tokens * shown_then // before))  # by the measure of what it was
 
-    def _after(self, state: SessionState) -> int:
-        """Return how large the context would be, by the measure of how large it is."""
-        before, after = (self._compactor.specs_tokens(one) for one in (self._state, state))
-        return -(-self.tokens * after // max(before, 1))
+    def _may_trim(self, proposal: Smaller) -> bool:
+        """Say whether outputs that are to be trimmed are none of those that stay."""
+        may = (*self._exchanges, *(self._recent if self._urgent else ()))
+        outputs = {part.call for one in may for message in one.messages for part in message.parts if isinstance(part, Output)}
+        return outputs.issuperset(trim.call for trim in proposal.trimmed)
 
-    def _folded(self, strategy: str, proposal: Smaller) -> e.ContextCompacted | None:
+    def _folded(self, strategy: str, proposal: Smaller, summary: str) -> e.ContextCompacted | None:
         folded = [exchange for exchange in self._exchanges if exchange.last <= proposal.upto]
         if not folded or folded[-1].last != proposal.upto:
             return None
         replaces = tuple(entry.seq for entry in self._state.transcript if isinstance(entry, Summed))
-        summary = (proposal.summary or "").strip()
         if self._request and self._hides_request(proposal.upto):
             summary = REQUEST.format(summary=summary, request=shortened(self._request, MAX_REQUEST_CHARACTERS))
         return e.ContextCompacted(from_seq=self._first, to_seq=proposal.upto, summary=summary, replaces=replaces, trimmed=proposal.trimmed, strategy=strategy, by=self._by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from power_agent import events as e
 from power_agent.context import render
 from power_agent.errors import ContextTooLong, SessionPending
 from power_agent.gauge import crude, of_message, of_prefix
+from power_agent.messages import Output
 from power_agent.policy import Ask
 from power_agent.ports import Crowded, ModelRequest, Smaller
 from power_agent.state import Summed
@@ -269,6 +271,22 @@ async def test_what_does_not_help_is_not_taken(name, caplog):
         assert {result.status for result in await chat(loop, 12)} == {"completed"}
         assert {one.strategy for one in compactions(await loop.history("s"))} == {"window"}
     assert ("a bug" in caplog.text) == (name == "a bug")
+
+
+def last_outputs(crowded: Crowded) -> Smaller:
+    calls = [part.call for one in (*crowded.exchanges, *crowded.recent) for message in one.messages for part in message.parts if isinstance(part, Output)]
+    return Smaller(summary=" ", trimmed=tuple(e.Trim(call=call, note="x") for call in calls))
+
+
+@pytest.mark.parametrize("first", [None, 0])
+async def test_the_last_outputs_are_not_trimmed_either(first):
+    """A user's own strategy may trim old ones; what stays, stays. An empty summary beside trims is none."""
+    own = Own(lambda crowded: replace(found := last_outputs(crowded), trimmed=found.trimmed[:1] if first == 0 else found.trimmed))
+    model = Windowed(work(9, 1_800), 4_000)
+    async with StatefulAgentLoop(model, store=":memory:", tools=[dump], compaction=[own, SlidingWindow()]) as loop:
+        assert (await loop.send("go", "s")).status == "completed"
+        kept = compactions(await loop.history("s"))
+        assert "own" not in {one.strategy for one in kept} if first is None else all(one.summary is None for one in kept if one.strategy == "own")
 
 
 # -- by hand -----------------------------------------------------------------------------------------------------------

@@ -270,3 +270,32 @@ async def test_a_price_is_reserved_where_the_model_knows_one():
         (asked,) = [one.event for one in await loop.history("s") if isinstance(one.event, e.ModelAsked)]
     assert asked.reserved_cost_nano_usd == (asked.reserved_tokens - 8_192) * 3 + 8_192 * 15
     assert asked.reserved_tokens > 1_000 + 8_192
+
+
+async def test_found_asking_with_a_context_that_has_become_too_large(tmp_path):
+    """Another model, with a smaller window, goes on: what was asked cannot be compacted, so the turn ends at its limit; then it can."""
+    path, there = tmp_path / "log.db", asyncio.Event()
+
+    async def script(request: ModelRequest):
+        if request.replies == 6:
+            there.set()
+            await asyncio.sleep(60)
+        return talk(request)
+
+    async with StatefulAgentLoop(Windowed(script, 100_000), store=path) as loop:
+        for number in range(6):
+            await loop.send(f"question {number} " + "talk " * 60, "s")
+        sending = asyncio.create_task(loop.send("and now?", "s"))
+        await there.wait()
+        sending.cancel()
+        await asyncio.wait([sending])
+    model = Windowed(talk, 800)
+    async with StatefulAgentLoop(model, store=path) as loop:
+        assert (await loop.state("s")).place == "asking"
+        result = await loop.resume("s")
+        assert (result.status, result.reason) == ("limit", "context")
+        assert model.requests == []
+        again = await loop.resume("s")
+        assert again.status == "completed"
+        assert compactions(await loop.history("s"))
+    assert max(model.sizes) <= 800
