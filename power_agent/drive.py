@@ -40,8 +40,9 @@ from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, W
 from power_agent.messages import AnswerPart, Attachment, Call, Message, Output, Text
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
+from power_agent.prefix import Prefix
 from power_agent.sink import Sink
-from power_agent.state import Answered, CallState, SessionState, Turn
+from power_agent.state import Answered, CallState, SessionState, Turn, evolve
 
 RACES = 8
 """How often a last word is tried again when others keep adding facts."""
@@ -81,6 +82,7 @@ class Drive:
         self._guards = guards
         self._glimpse = glimpse
         self._draft = sink.draft(state)
+        self._prefix = Prefix()
         self._go_on = go_on
         self._running: dict[str, asyncio.Task[Done]] = {}
         self._contexts: dict[str, ToolContext] = {}
@@ -202,8 +204,11 @@ class Drive:
 
     async def _ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
-        self._stage(e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs))
-        request = await self._guarded(step, self._request(step))
+        asked = e.ModelAsked(turn=step.turn, round=step.round, attempt=step.attempt, model=self._model.name, inputs=step.inputs)
+        shown = evolve(self.state, e.Envelope(self.state.session, self.state.seq + 1, self.state.epoch, self._clock.now(), asked))  # with what it takes in
+        rendered = self._request(step, shown)
+        self._stage(replace(asked, prefix_digest=self._prefix.digest(rendered)))
+        request = await self._guarded(step, rendered)
         if request is None or not await self._keep():
             return
         if attachments := await self._attachments(request.messages):
@@ -218,9 +223,8 @@ class Drive:
             if reply is not None:
                 self._stage_answer(step, reply)
 
-    def _request(self, step: AskModel) -> ModelRequest:
+    def _request(self, step: AskModel, state: SessionState) -> ModelRequest:
         """Put together what will be sent."""
-        state = self.state
         context = render(state)
         if context.why_not is not None:
             raise IllegalMove(f"The context of {state.session!r} cannot be sent: {context.why_not}.", session=state.session, kind="model.asked", place=state.place)
