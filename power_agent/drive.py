@@ -45,9 +45,10 @@ from power_agent.machine import LAST, AskModel, Compact, EndTurn, Facts, RunCall
 from power_agent.messages import AnswerPart, Call, ContentPart, Message, Text, Usage
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools, ToolSpec
+from power_agent.prefix import Prefix
 from power_agent.recall import offered
 from power_agent.sink import Sink, opened
-from power_agent.state import Answered, CallState, Said, SessionState, Turn
+from power_agent.state import Answered, CallState, Said, SessionState, Turn, evolve
 from power_agent.surroundings import Asked, Provider, bounded, failed, parts_of, with_surroundings
 
 RACES = 8
@@ -275,8 +276,12 @@ class Drive:
         around = await self._surroundings(step)
         if around is None:
             return
-        self._stage(self._asking(step, around))
-        request = await self._guarded(step, self._request(step, around))
+        asked = self._asking(step, around)
+        shown = evolve(self.state, e.Envelope(self.state.session, self.state.seq + 1, self.state.epoch, self._clock.now(), asked))  # with what it takes in
+        rendered = self._request(step, shown, around)
+        prefix: Prefix = shown.transcript.memo.setdefault("prefix", Prefix())
+        self._stage(replace(asked, prefix_digest=prefix.digest(rendered)))
+        request = await self._guarded(step, rendered)
         if request is None or not await self._keep():
             return
         if blobs := render(self.state).blobs:
@@ -333,9 +338,8 @@ class Drive:
         price: Callable[[Usage], int | None] | None = getattr(model, "cost", None)
         return None if price is None else price(Usage(tokens, answer)), tokens + answer
 
-    def _request(self, step: AskModel, around: tuple[ContentPart, ...]) -> ModelRequest:
+    def _request(self, step: AskModel, state: SessionState, around: tuple[ContentPart, ...]) -> ModelRequest:
         """Put together what will be sent."""
-        state = self.state
         context = render(state)
         if context.why_not is not None:
             raise IllegalMove(f"The context of {state.session!r} cannot be sent: {context.why_not}.", session=state.session, kind="model.asked", place=state.place)
@@ -344,16 +348,15 @@ class Drive:
             model=self._model.name,
             system=config.system,
             messages=with_surroundings(context.messages, around),
-            tools=self._specs(),
+            tools=self._specs(state),
             settings=config.settings,
             session=state.session,
             replies=state.replies,
             attempt=step.attempt,
         )
 
-    def _specs(self) -> tuple[ToolSpec, ...]:
+    def _specs(self, state: SessionState) -> tuple[ToolSpec, ...]:
         """Return the tools that the next request offers: a function of the log and the configuration."""
-        state = self.state
         if state.turn is not None and LAST in state.turn.habits.told:
             return ()
         return offered(self._tools, state)

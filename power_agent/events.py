@@ -252,7 +252,10 @@ class GuardDecided(Event):
 
 @word(kw_only=True)
 class ModelAsked(Event):
-    """Intent, kept before any byte is sent. `inputs` are the steering inputs this request is the first to show."""
+    """Intent, kept before any byte is sent. `inputs` are the steering inputs this request is the first to show.
+
+    `prefix_digest` (`prefix.py`) says by what a provider's cache knows the request, before guards change anything of it.
+    """
 
     kind: ClassVar = "model.asked"
     code: ClassVar = 20

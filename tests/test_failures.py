@@ -3,12 +3,13 @@
 import pytest
 
 from power_agent.errors import ContextTooLong
-from power_agent.models.failures import FINAL_WORDS, broken_off, failure
+from power_agent.models.failures import FINAL_WORDS, broken_off, failure, reported
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529, 599])
 def test_waiting_may_mend(status):
-    """Unless the provider's own word says otherwise."""
+    """Unless what was paid for is used up; a word that comes with everything says nothing against the status."""
+    assert failure("", status=status, word="invalid_request_error").retryable
     assert failure("", status=status).retryable
     assert failure("", status=status, retry_after=3).retry_after == 3
     assert not failure("", status=status, word="insufficient_quota").retryable
@@ -51,6 +52,27 @@ def test_sentences_that_say_too_long(said):
 @pytest.mark.parametrize("said", ["max_tokens is too large", "Invalid image", "tokens per minute exceeded", "context is a required field"])
 def test_sentences_that_say_something_else(said):
     assert not isinstance(failure(said, status=400), ContextTooLong)
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "word"),
+    [
+        ({"error": {"message": "No.", "type": "server_error", "code": None}}, "No.", "server_error"),
+        ({"error": {"message": "No.", "type": "x", "code": "y"}}, "No.", "y"),
+        ({"error": {"message": "No.", "code": 502}}, "No.", ""),
+        ({"error": "No."}, "No.", ""),
+        ({"message": "No.", "type": "error", "code": "z"}, "No.", "z"),
+        ({"detail": "No."}, "No.", ""),
+        ({"error": None}, "as it came", ""),
+        ({"error": {"odd": 1}}, "as it came", ""),
+        ([1], "as it came", ""),
+    ],
+)
+def test_bodies_of_errors(body, said, word):
+    """As OpenAI writes them, and as others do."""
+    error = reported(body, "as it came", 502)
+    assert error.message == "HTTP 502: " + (f"{word}: " if word else "") + said
+    assert error.retryable
 
 
 def test_wrong_key_is_hinted_at():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import httpx2
 from servers import ChatServer, OllamaServer
+from vendors import AnthropicServer, GeminiServer, ResponsesServer
 
+from power_agent.models.anthropic import Anthropic
+from power_agent.models.gemini import Gemini
 from power_agent.models.ollama import Ollama
 from power_agent.models.openai_chat import OpenAIChat
+from power_agent.models.openai_responses import OpenAIResponses
 from power_agent.testing.model_contract import ModelContract
 
 
@@ -34,3 +38,33 @@ class TestOllama(ModelContract):
 
     def server(self):
         return OllamaServer()
+
+
+class TestAnthropic(ModelContract):
+    def form(self):
+        return Anthropic()
+
+    def server(self):
+        return AnthropicServer()
+
+    def compared(self, body):
+        return body.replace(b',"cache_control":{"type":"ephemeral"}', b"")
+
+
+class TestOpenAIResponses(ModelContract):
+    def form(self):
+        return OpenAIResponses()
+
+    def server(self):
+        return ResponsesServer()
+
+
+class TestGemini(ModelContract):
+    def form(self):
+        return Gemini()
+
+    def server(self):
+        return GeminiServer()
+
+    def client(self):
+        return httpx2.AsyncClient()

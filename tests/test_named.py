@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
+from servers import ChatServer, OllamaServer
+from vendors import AnthropicServer, GeminiServer, ResponsesServer
+from wires import asked
 
 from power_agent import StatefulAgentLoop
-from power_agent.errors import InvalidInput
+from power_agent.errors import InvalidInput, ModelError
 from power_agent.models import ScriptedModel, model, named
+from power_agent.testing.speaking import Loopback, Said, head, saying
 
 KEY = "a-key-that-nobody-may-see"
 
@@ -52,6 +57,74 @@ def test_third_parties_add_providers(monkeypatch):
 
     monkeypatch.setattr(named, "entry_points", lambda group: [Entry()] if group == "power_agent.models" else [])
     assert model("mine:m", api_key="k").name == "mine:m:k"
+
+
+async def went_to(name, **options):
+    """Where a request goes, as the client is told; nothing leaves this process."""
+    gone = []
+
+    def answer(request):
+        gone.append(str(request.url))
+        return httpx.Response(418)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(ModelError, match="418"):
+            await model(name, api_key=KEY, client=client, **options).ask(asked(), lambda kind, text: None)
+    return gone
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("openai:m", "https://api.openai.com/v1/responses"),
+        ("openai-chat:m", "https://api.openai.com/v1/chat/completions"),
+        ("anthropic:m", "https://api.anthropic.com/v1/messages"),
+        ("google:m", "https://generativelanguage.googleapis.com/v1beta/models/m:streamGenerateContent?alt=sse"),
+        ("gemini:tunedModels/m", "https://generativelanguage.googleapis.com/v1beta/tunedModels/m:streamGenerateContent?alt=sse"),
+        ("ollama:m", "http://127.0.0.1:11434/api/chat"),
+    ],
+)
+async def test_addresses(name, address):
+    """Without an address of one's own a request goes where the provider's documentation says."""
+    assert await went_to(name) == [address]
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "path"),
+    [
+        ("anthropic:m", "http://host/proxy", "/proxy/v1/messages"),
+        ("anthropic:m", "http://host/proxy/v1/", "/proxy/v1/messages"),
+        ("openai:m", "http://host/v1", "/v1/responses"),
+        ("ollama:m", "http://host/api", "/api/chat"),
+        ("ollama:m", "http://host", "/api/chat"),
+        ("google:m", "http://host/models", "/models/m:streamGenerateContent?alt=sse"),
+    ],
+)
+async def test_addresses_of_ones_own(name, base_url, path):
+    """A version that stands behind the address already is not said twice."""
+    assert await went_to(name, base_url=base_url) == [f"http://host{path}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "path"),
+    [
+        ("openai:m", ResponsesServer(), "/responses"),
+        ("openai-chat:m", ChatServer(), "/chat/completions"),
+        ("anthropic:m", AnthropicServer(), "/v1/messages"),
+        ("google:m", GeminiServer(), "/models/m:streamGenerateContent?alt=sse"),
+        ("ollama:m", OllamaServer(), "/api/chat"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_name_and_an_address_are_all_it_takes(name, server, path):
+    """By its name alone, against a server of one's own: asked at the right path, with the key, and understood."""
+    async with Loopback(saying(head(media_type=server.media_type), *server.stream(Said(text="Hello.")))) as loopback:
+        found = model(name, base_url=loopback.url, api_key=KEY)
+        reply = await found.ask(asked(), lambda kind, text: None)
+        await found.aclose()
+    assert [part.text for part in reply.parts] == ["Hello."]
+    assert (loopback.asked[0].path, KEY in str(loopback.asked[0].headers)) == (path, True)
+    server.check(loopback.asked[0].json)
 
 
 async def test_loop_takes_a_name(tmp_path):

@@ -8,6 +8,7 @@ follow in the order of the calls.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -155,7 +156,7 @@ class _Contents:
 
     def _call(self, message: Message, call: Call) -> Part:
         made = own(message, call.raw, Gemini.name) or {}
-        function = object_of(made.get("functionCall"))
+        function = {name: value for name, value in object_of(made.get("functionCall")).items() if name != "id" or value}
         named: Part = {"id": call.provider_id or call.id} if function.get("id") else {}
         self._ids[call.id] = text_of(named.get("id")) or None
         arguments: Part = {} if function and call.malformed is None else {"args": dict(call.arguments)}
@@ -253,6 +254,9 @@ class GeminiReading:
         calls = any(isinstance(part, Call) for part in self._parts)
         if self._reason in _STUMBLES and not calls:
             raise ModelError(f"The model stumbled: {self._reason}: {self._said}"[:600].rstrip(": "), retryable=True)
+        last = self._parts[-1] if self._parts else None
+        if self._reason == "MAX_TOKENS" and isinstance(last, Call) and not last.arguments:
+            self._parts[-1] = replace(last, malformed=last.malformed or "")  # cut before its arguments: that is not the same as none
         finish: Finish = _FINISH.get(self._reason, "other") if self._reason else "filtered"
         if calls and finish in {"stop", "other"}:
             finish = "calls"

@@ -76,7 +76,7 @@ class HTTPModel:
 
     async def _ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
         sending = self._format.write(self._model, request, stream=self._stream)
-        async with self._wire.send("POST", f"{self.base_url}{sending.path}", headers=self._all_headers(sending), body=sending.body) as incoming:
+        async with self._wire.send("POST", _joined(self.base_url, sending.path), headers=self._all_headers(sending), body=sending.body) as incoming:
             if not 200 <= incoming.status <= 299:  # noqa: PLR2004  success, as HTTP has it
                 raise await self._refused(incoming)
             framing = sending.framing
@@ -161,6 +161,12 @@ def _address(base_url: str) -> str:
     if not address.startswith(("http://", "https://")):
         raise InvalidInput(f"{base_url[:100]!r} is no base URL.", hint="It begins with https:// (or http:// for a server of your own).")
     return address
+
+
+def _joined(address: str, path: str) -> str:
+    """Return where a request goes: `…/v1` and `/v1/messages` are `…/v1/messages`, for some write the version behind the address and some do not."""
+    first = "/" + path.split("/", 2)[1]
+    return address.removesuffix(first) + path if path != first else address + path
 
 
 async def _pieces(incoming: Incoming, framing: Framing) -> AsyncGenerator[tuple[str, str], None]:

@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from power_agent.errors import ContextTooLong, InvalidInput, ModelError
+from power_agent.errors import InvalidInput, ModelError
 from power_agent.events import Finish
 from power_agent.messages import AnswerPart, Attachment, Call, ContentPart, Message, Output, Reasoning, Text, Usage
-from power_agent.models.format import Piece, Reading, Sending, arguments_of, base64_of, body_of, count_of, may_help, mended
+from power_agent.models.failures import broken_off, reported
+from power_agent.models.format import Piece, Reading, Sending, arguments_of, base64_of, body_of, count_of, mended
+from power_agent.models.gleaning import closed, list_of, name_of
 from power_agent.models.settings import Settings, merged, unsayable
-from power_agent.ports import ModelReply, ModelRequest
+from power_agent.ports import ModelReply, ModelRequest, ToolSpec
 
 NAME = "ollama"
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
-_TOO_LONG = ("context length", "context window", "exceeds the available context", "input length exceeds")
 
 
 class Ollama:
@@ -38,11 +39,13 @@ class Ollama:
             head["options"] = options
         if settings.reasoning_effort is not None:
             head["think"] = False if settings.reasoning_effort == "none" else settings.reasoning_effort
-        if request.tools and settings.tool_choice != "none":
-            head["tools"] = [{"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": spec.parameters}} for spec in request.tools]
+        tools = [*(_tool(spec) for spec in request.tools), *list_of(settings.extra.get("tools"))]
+        if tools and settings.tool_choice != "none":
+            head["tools"] = tools
         messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
         messages += [said for message in request.messages for said in _messages(message, request)]
-        body = body_of({**merged(head, settings.extra), "messages": messages})
+        extra = {name: value for name, value in settings.extra.items() if name != "tools"}
+        body = body_of({**merged(head, extra), "messages": messages})
         return Sending(path="/api/chat", body=body, framing="lines" if stream else "whole", headers={})
 
     def authorise(self, key: str) -> Mapping[str, str]:
@@ -58,15 +61,11 @@ class Ollama:
         return _error(status, body, text)
 
 
-def _error(status: int, body: Any, text: str) -> ModelError:
-    said = body.get("error") if isinstance(body, Mapping) else body
-    if isinstance(said, Mapping):
-        said = said.get("message")
-    message = f"{status}: {(said if isinstance(said, str) and said else ' '.join(text.split()))[:1_000] or 'no reason given'}"
-    if any(word in message.lower() for word in _TOO_LONG):
-        return ContextTooLong(message)
-    hint = "Fetch the model with `ollama pull`." if status == 404 else None  # noqa: PLR2004  not found
-    return ModelError(message, retryable=may_help(status), hint=hint)
+def _error(status: int | None, body: Any, text: str) -> ModelError:
+    error = reported(body, text, status)
+    if status == 404:  # noqa: PLR2004  not found
+        error.hint = "Fetch the model with `ollama pull`."
+    return error
 
 
 # -- our request → wire ------------------------------------------------------------------------------------------------
@@ -81,6 +80,10 @@ def _options(settings: Settings) -> dict[str, Any]:
         "seed": settings.seed,
     }
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _tool(spec: ToolSpec) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": closed(spec.parameters)}}
 
 
 def _messages(message: Message, request: ModelRequest) -> list[dict[str, Any]]:
@@ -106,7 +109,7 @@ def _output(output: Output, request: ModelRequest) -> dict[str, Any]:
     said = _spoken("tool", list(output.content), request)
     if output.failed:
         said["content"] = f"Error: {said['content']}"
-    return {**said, "tool_name": output.name}
+    return {**said, "tool_name": name_of(output.name)}
 
 
 def _assistant(message: Message) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def _assistant(message: Message) -> dict[str, Any]:
     if thought and message.format == NAME:
         said["thinking"] = thought
     if message.calls:
-        said["tool_calls"] = [{"function": {"name": call.name, "arguments": call.arguments}} for call in message.calls]
+        said["tool_calls"] = [{"function": {"name": name_of(call.name), "arguments": call.arguments}} for call in message.calls]
     return said
 
 
@@ -139,7 +142,7 @@ class OllamaReading:
         if not isinstance(data, dict):
             return
         if data.get("error"):
-            raise _error(500, data, "")
+            raise _error(None, data, "")
         self._model = data["model"] if isinstance(data.get("model"), str) else self._model
         said = data.get("message")
         if isinstance(said, dict):
@@ -165,7 +168,7 @@ class OllamaReading:
     def reply(self) -> ModelReply:
         """Return the whole answer."""
         if not self.done:
-            raise ModelError("The answer ended before it was whole.", retryable=True)
+            raise broken_off()
         parts: list[AnswerPart] = [Reasoning(mended("".join(self._thoughts)))] if self._thoughts else []
         if text := mended("".join(self._text)):
             parts.append(Text(text))

@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from power_agent.errors import ContextTooLong, InvalidInput, ModelError
+from power_agent.errors import InvalidInput, ModelError
 from power_agent.events import Finish
 from power_agent.messages import AnswerPart, Attachment, Call, ContentPart, Message, Opaque, Output, Reasoning, Text, Usage
-from power_agent.models.format import Piece, Reading, Sending, arguments_of, base64_of, body_of, count_of, may_help, mended
+from power_agent.models.failures import broken_off, reported
+from power_agent.models.format import Piece, Reading, Sending, arguments_of, base64_of, body_of, count_of, mended
+from power_agent.models.gleaning import closed, list_of, name_of, object_of
 from power_agent.models.settings import Settings, merged
 from power_agent.ports import ModelReply, ModelRequest
 
@@ -22,8 +24,6 @@ NAME = "openai-chat"
 _FINISHES: dict[str, Finish] = {"stop": "stop", "tool_calls": "calls", "function_call": "calls", "length": "length", "content_filter": "filtered"}
 _THOUGHTS = ("reasoning_content", "reasoning")
 _SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
-_TOO_LONG = ("context_length_exceeded", "context length", "context window", "maximum context", "too many tokens", "prompt is too long")
-_SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
 class OpenAIChat:
@@ -41,15 +41,17 @@ class OpenAIChat:
         if stream:
             head |= {"stream": True, "stream_options": {"include_usage": True}}
         head |= _settings(settings, self._limit_field)
-        if request.tools:
-            head["tools"] = [_tool(spec.name, spec.description, spec.parameters) for spec in request.tools]
+        tools = [*(_tool(spec.name, spec.description, spec.parameters) for spec in request.tools), *list_of(settings.extra.get("tools"))]
+        if tools:
+            head["tools"] = tools
             if settings.tool_choice is not None:
                 head["tool_choice"] = settings.tool_choice if settings.chosen_tool is None else {"type": "function", "function": {"name": settings.chosen_tool}}
             if settings.parallel_tool_calls is not None:
                 head["parallel_tool_calls"] = settings.parallel_tool_calls
         messages = [{"role": "system", "content": request.system}] if request.system else []
         messages += [said for message in request.messages for said in _messages(message, request)]
-        body = body_of({**merged(head, settings.extra), "messages": messages})
+        extra = {name: value for name, value in settings.extra.items() if name != "tools"}
+        body = body_of({**merged(head, extra), "messages": messages})
         return Sending(path="/chat/completions", body=body, framing="events" if stream else "whole", headers={})
 
     def authorise(self, key: str) -> Mapping[str, str]:
@@ -62,21 +64,7 @@ class OpenAIChat:
 
     def refused(self, status: int, body: Any, text: str) -> ModelError:
         """Translate an HTTP error."""
-        return error_of(status, body, text)
-
-
-def error_of(status: int, body: Any, text: str) -> ModelError:
-    """Read an error as OpenAI writes it, or as others do: a text, an object, or an object around it."""
-    error = body.get("error", body) if isinstance(body, Mapping) else body
-    if isinstance(error, Mapping):
-        said = str(error.get("message") or error.get("detail") or json.dumps(error))
-        code = str(error.get("code") or error.get("type") or "")
-    else:
-        said, code = (error if isinstance(error, str) else " ".join(text.split())), ""
-    message = f"{status}{f' {code}' if code else ''}: {said[:1_000] or 'no reason given'}"
-    if status in {400, 413, 500} and any(word in f"{code} {said}".lower() for word in _TOO_LONG):
-        return ContextTooLong(message)
-    return ModelError(message, retryable=may_help(status) and code not in _SPENT, hint="Check the key." if status in {401, 403} else None)
+        return reported(body, text, status)
 
 
 # -- our request → wire ------------------------------------------------------------------------------------------------
@@ -95,7 +83,7 @@ def _settings(settings: Settings, limit_field: str) -> dict[str, Any]:
 
 
 def _tool(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": closed(parameters)}}
 
 
 def _messages(message: Message, request: ModelRequest) -> Iterable[dict[str, Any]]:
@@ -145,7 +133,9 @@ def _assistant(message: Message) -> dict[str, Any]:
             raw = part.raw if isinstance(part, Reasoning) else part.opaque if isinstance(part, Opaque) else None
             said |= json.loads(raw) if raw is not None else {}
     if message.calls:
-        said["tool_calls"] = [{"id": call.provider_id or call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}} for call in message.calls]
+        said["tool_calls"] = [
+            {"id": call.provider_id or call.id, "type": "function", "function": {"name": name_of(call.name), "arguments": _arguments(call)}} for call in message.calls
+        ]
     elif said["content"] is None:
         said["content"] = ""
     return said
@@ -190,7 +180,7 @@ class ChatReading:
         if not isinstance(data, dict):
             return
         if data.get("error") or event == "error":
-            raise error_of(_status(data), data, "")
+            raise reported(data, "", _status(data))
         self._model = data["model"] if isinstance(data.get("model"), str) else self._model
         self._count(data.get("usage"))
         choices = data.get("choices")
@@ -269,7 +259,7 @@ class ChatReading:
     def reply(self) -> ModelReply:
         """Return the whole answer."""
         if not self.done:
-            raise ModelError("The answer ended before it was whole.", retryable=True)
+            raise broken_off()
         parts: list[AnswerPart] = []
         for name, pieces in self._thoughts.items():
             thought = mended("".join(pieces))
@@ -301,11 +291,10 @@ def _call(slot: _Slot, *, cut: bool) -> Call:
     return Call(slot.name or "unnamed", arguments, provider_id=slot.id or None, malformed=malformed)
 
 
-def _status(data: dict[str, Any]) -> int:
-    """Return the status that an error inside a stream speaks of; such an error is the server's trouble unless it says otherwise."""
-    error = data.get("error")
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else 500  # noqa: PLR2004  the errors of HTTP
+def _status(data: dict[str, Any]) -> int | None:
+    """Return the status that an error inside a stream speaks of, if it does."""
+    code = object_of(data.get("error")).get("code")
+    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else None  # noqa: PLR2004  the errors of HTTP
 
 
 def _text(value: Any) -> str:

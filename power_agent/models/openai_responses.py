@@ -13,7 +13,7 @@ from typing import Any
 from power_agent.errors import InvalidInput, ModelError
 from power_agent.events import Finish
 from power_agent.messages import AnswerPart, AnyPart, Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
-from power_agent.models.failures import broken_off, failure
+from power_agent.models.failures import broken_off, reported
 from power_agent.models.format import Piece, Sending, arguments_of, body_of, count_of
 from power_agent.models.gleaning import EMPTY, closed, data_url, index_of, joined, kept, kind_of, list_of, name_of, object_of, own, text_of
 from power_agent.models.settings import Settings, merged, unsayable
@@ -49,7 +49,7 @@ class OpenAIResponses:
 
     def refused(self, status: int, body: Any, text: str) -> ModelError:
         """Translate an HTTP error."""
-        return _reported(object_of(body), text, status)
+        return reported(body, text, status)
 
     def write(self, model: str, request: ModelRequest, *, stream: bool) -> Sending:
         """Translate a request; the items come last, so that everything before them stays the same."""
@@ -192,7 +192,7 @@ class ResponsesReading:
             return ()
         kind = text_of(data.get("type")) or event
         if kind == "error" or (not kind and "output" not in data and data.get("error")):
-            raise _reported(data, "", None)
+            raise reported(data, "", None)
         if kind in _ENDS:
             self._end(object_of(data.get("response")))
         elif kind == "response.output_item.added":
@@ -238,7 +238,7 @@ class ResponsesReading:
     def _end(self, response: Item) -> None:
         status = text_of(response.get("status"))
         if status in {"failed", "cancelled"} or response.get("error"):
-            raise _reported(response, f"The response is {status}.", None)
+            raise reported(response, f"The response is {status}.", None)
         if status in {"queued", "in_progress"}:
             raise broken_off()
         self._response, self._done = response, True
@@ -317,9 +317,3 @@ def _usage(said: Item) -> Usage:
     taken, given = count_of(said.get("input_tokens")), count_of(said.get("output_tokens"))
     cached, written = min(taken, count_of(inputs.get("cached_tokens"))), min(taken, count_of(inputs.get("cache_write_tokens")))
     return Usage(taken, given, cached, written, min(given, count_of(outputs.get("reasoning_tokens"))))
-
-
-def _reported(body: Item, text: str, status: int | None) -> ModelError:
-    error = object_of(body.get("error")) or body
-    word = text_of(error.get("code")) or (text_of(error.get("type")) if error is not body else "")
-    return failure(text_of(error.get("message")) or text, status=status, word=word)
