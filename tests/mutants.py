@@ -173,7 +173,7 @@ MUTANTS = (
         "a compaction forgets the rest", "state/folding.py", "    kept.insert(place, summed)\n    return Transcript(kept)\n", "    return Transcript([summed])\n", "state context"
     ),
     Mutant("denied said as aborted", "context.py", '    if call.place == "denied":\n', "    if False:\n", "context"),
-    Mutant("limits are one higher", "machine.py", "if bound is not None and value >= bound), None)", "if bound is not None and value > bound), None)", "machine"),
+    Mutant("limits are one higher", "machine.py", "if bound is not None and value >= bound), None)", "if bound is not None and value > bound), None)", "machine budgets"),
     # -- branches and readers ------------------------------------------------------------------------------------------
     Mutant(
         "a fork pays with its parent's keys",

@@ -1,0 +1,125 @@
+"""Limits of a turn and a session, to the number: one below, at it, one above; over a crash; and what a lost request reserves."""
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import pytest
+
+from power_agent import Answer, Call, Limits, ScriptedModel, StatefulAgentLoop, Usage, failpoints, tool
+from power_agent.clock import HeldClock
+from power_agent.ports import ModelReply
+
+ROUNDS, TOKENS, NANO = 6, 100, 1_000_000
+"""Every request uses a hundred tokens, costs a tenth of a cent and takes ten seconds."""
+
+
+class Metered(ScriptedModel):
+    """A model whose every answer has the same size, price and duration; it asks for a tool until the last round."""
+
+    def __init__(self, clock: HeldClock | None = None, rounds: int = ROUNDS) -> None:
+        super().__init__(lambda request: self._next(request.replies % rounds == rounds - 1, request.replies))
+        self.clock = clock
+
+    @staticmethod
+    def _next(last: bool, number: int) -> Answer:
+        return Answer("done", usage=Usage(90, 10)) if last else Answer(calls=[Call("step", {"number": number})], usage=Usage(90, 10))
+
+    async def ask(self, request, glimpse) -> ModelReply:
+        if self.clock is not None:
+            self.clock.move(10)
+        reply = await super().ask(request, glimpse)
+        return ModelReply(parts=reply.parts, finish=reply.finish, usage=reply.usage, model=reply.model, cost_nano_usd=NANO, price_source="test")
+
+    def cost(self, usage: Usage) -> int:
+        return NANO * usage.total // TOKENS
+
+
+@tool(recovery="rerun")
+async def step(number: int) -> int:
+    return number
+
+
+def make(limits: Limits, store=":memory:", **options) -> StatefulAgentLoop:
+    clock = HeldClock()
+    return StatefulAgentLoop(Metered(clock, **options), tools=[step], store=store, limits=limits, clock=clock)
+
+
+CASES = [
+    ("max_rounds_per_turn", 1),
+    ("max_tokens_per_turn", TOKENS),
+    ("max_tokens_per_session", TOKENS),
+    ("max_cost_usd_per_turn", NANO / 1e9),
+    ("max_cost_usd_per_session", NANO / 1e9),
+    ("max_turn_seconds", 10),
+]
+
+
+@pytest.mark.parametrize(("name", "unit"), CASES)
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_at_the_limit(name, unit, off):
+    """With room for one request less than the turn needs it stops there and says why; with just enough, and with more, it ends well."""
+    async with make(Limits(**{name: (ROUNDS + off) * unit})) as loop:
+        result = await loop.send("go", "s")
+        asked = len(loop._model.requests)
+        if off < 0:
+            assert (result.status, result.reason, asked) == ("limit", name, ROUNDS - 1)
+        else:
+            assert (result.status, result.text, asked) == ("completed", "done", ROUNDS)
+
+
+@pytest.mark.parametrize(("name", "unit"), CASES)
+async def test_a_higher_limit_goes_on(tmp_path, name, unit):
+    """Resumed with the same limit nothing is asked; with a higher one it goes on where it stopped, and what was spent counts."""
+    path = tmp_path / "agent.db"
+    async with make(Limits(**{name: 3 * unit}), path) as loop:
+        assert (await loop.send("go", "s")).status == "limit"
+    async with make(Limits(**{name: 3 * unit}), path) as loop:
+        result = await loop.resume("s")
+        assert (result.status, len(loop._model.requests)) == ("limit", 0)
+    async with make(Limits(**{name: ROUNDS * unit}), path) as loop:
+        result = await loop.resume("s")
+        assert (result.status, len(loop._model.requests)) == ("completed", ROUNDS - 3)
+        state = await loop.state("s")
+        assert (state.spent.tokens, state.spent.cost_nano_usd) == (ROUNDS * TOKENS, ROUNDS * NANO)
+
+
+@pytest.mark.parametrize(("name", "unit"), [case for case in CASES if "session" in case[0]])
+async def test_limits_of_a_session_span_its_turns(name, unit):
+    """What earlier turns used counts for the session, and not for the turn."""
+    async with make(Limits(**{name: 5 * unit}), rounds=2) as loop:
+        statuses = [(await loop.send(f"turn {number}", "s")).status for number in range(4)]
+    assert statuses == ["completed", "completed", "limit", "limit"]
+
+
+@pytest.mark.parametrize("name", ["max_tokens_per_turn", "max_cost_usd_per_turn"])
+def test_a_request_whose_end_nobody_saw_counts(tmp_path, name):
+    """Killed while the model was asked: nobody knows what that cost, so what was reserved for it counts as spent, once per crash."""
+    path = tmp_path / "agent.db"
+    pid = os.fork()
+    if pid == 0:
+        failpoints._ARMED = "before:model.answered:3"
+        with contextlib.suppress(BaseException):
+            asyncio.run(_sent(path))
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+    async def after() -> None:
+        async with make(Limits(), path) as loop:
+            before = await loop.state("s")
+            assert before.request is not None
+            reserved = before.request
+            assert reserved.reserved_tokens > 0
+            assert reserved.reserved_cost_nano_usd > 0
+            assert (await loop.resume("s")).status == "completed"
+            spent = (await loop.state("s")).spent
+            assert (spent.lost_tokens, spent.lost_cost_nano_usd) == (reserved.reserved_tokens, reserved.reserved_cost_nano_usd)
+            assert (spent.usage.total, spent.cost_nano_usd) == (ROUNDS * TOKENS, ROUNDS * NANO)
+
+    asyncio.run(after())
+
+
+async def _sent(path) -> None:
+    async with make(Limits(), path) as loop:
+        await loop.send("go", "s")
