@@ -10,8 +10,10 @@ code is gone fails there, so that none is left behind when the code moves on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -221,14 +223,18 @@ def noticed(mutant: Mutant) -> tuple[bool, str]:
         tests = [f"tests/test_{name}.py" for name in mutant.tests.split()]
         command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = {**os.environ, "PYTHONPATH": folder}
-        with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+        output = Path(folder) / "said.txt"  # a file: what a broken test leaves behind must not keep a pipe open
+        with output.open("wb") as said, subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True) as process:
             try:
-                said, _ = process.communicate(timeout=SECONDS)
+                process.wait(SECONDS)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
                 return True, "it hung"
-        lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return process.returncode == 1, lines[0][:140] if lines else said.strip().splitlines()[-1][:140]
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        return process.returncode == 1, (failures or lines)[-1 if not failures else 0][:140]
 
 
 def main(words: list[str]) -> int:
