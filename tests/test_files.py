@@ -40,7 +40,7 @@ def call(root):
 
     async def calls(*wanted: Call, **options):
         model = ScriptedModel([*([one] for one in wanted), "done"])
-        async with StatefulAgentLoop(model, tools=files(root, **options), store=root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None)) as loop:
+        async with StatefulAgentLoop(model, tools=files(root, **options), store=root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)) as loop:
             result = await loop.send("go")
             assert result.status == "completed", result
             messages = await loop.messages(result.session_id)

@@ -36,7 +36,7 @@ async def asked(house: House, *calls: Call, **options) -> list[tuple[str, str]]:
     """Let a model make calls, one after the other; return how each ended, in a word, and what the model was told."""
     tools = files(house.root, **options)
     model = ScriptedModel([*([call] for call in calls), "done"])
-    async with StatefulAgentLoop(model, tools=tools, store=house.root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None)) as loop:
+    async with StatefulAgentLoop(model, tools=tools, store=house.root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)) as loop:
         result = await loop.send("go")
         assert result.status == "completed", result
         ended = await loop.history(result.session_id, kinds=["call.succeeded", "call.failed", "call.aborted", "call.denied"])

@@ -411,7 +411,8 @@ def test_a_probe_does_not_look_before_a_living_thread_has_ended(tmp_path):
 
     def pay(to: str, ctx: ToolContext) -> str:
         (tmp_path / "begun").touch()
-        while not go.exists():
+        until = time.monotonic() + 10  # a second payment, which must not be, would wait here too
+        while not go.exists() and time.monotonic() < until:
             time.sleep(0.01)
         journal.write("pay")
         return "paid"
