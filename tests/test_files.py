@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from needs import needs
 
-from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, files, tool
+from power_agent import Call, ScriptedModel, StatefulAgentLoop, files, tool
 from power_agent.errors import InvalidInput
 from power_agent.limits import MAX_FOUND, MAX_SHOWN_BYTES
 from power_agent.tools.files import CHANGING, READING
@@ -40,7 +40,7 @@ def call(root):
 
     async def calls(*wanted: Call, **options):
         model = ScriptedModel([*([one] for one in wanted), "done"])
-        async with StatefulAgentLoop(model, tools=files(root, **options), store=root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)) as loop:
+        async with StatefulAgentLoop(model, tools=files(root, **options), store=root.parent / "agent.db", limits=BOUNDLESS) as loop:
             result = await loop.send("go")
             assert result.status == "completed", result
             messages = await loop.messages(result.session_id)
@@ -446,6 +446,8 @@ import importlib.util
 importlib.util.find_spec = lambda name: None
 from power_agent import files
 from power_agent.errors import InvalidInput
+
+BOUNDLESS = Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)
 try:
     files(sys.argv[1])
 except InvalidInput as error:
