@@ -108,11 +108,11 @@ class Drive:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    async def run(self, first: Sequence[e.Event] = ()) -> SessionState:
-        """Move the session on. Cancelled, it puts everything down so that any process can resume."""
+    async def run(self, first: Sequence[e.Event] = (), blobs: Mapping[str, bytes] | None = None) -> SessionState:
+        """Move the session on, with first facts and the blobs they name. Cancelled, it puts everything down so that any process can resume."""
         try:
             await self._sink.hold(self.kept)
-            self._stage(*first)
+            self._stage(*first, blobs=blobs)
             if not first and self.state.cancel is None:
                 self._recovering = {call.call.id for call in self.state.unresolved if call.place == "doubted"}
             while not await self._step():

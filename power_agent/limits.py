@@ -40,6 +40,8 @@ MAX_JSON_DIGITS = 4_300
 """Digits of one integer in JSON from outside, the interpreter's own bound; more would stall the parser."""
 MAX_BLOB_BYTES = 536_870_912
 """One blob. SQLite itself refuses from 1 GB; half of that keeps a copy in memory bearable."""
+MAX_UPLOAD_BYTES = 52_428_800
+"""One attachment of a message: the most that any provider takes in one request."""
 MAX_EXPORT_LINE_BYTES = 134_217_728
 """One line of an export: several times the largest fact in its escaped form, and still bearable in memory."""
 EXPORT_PIECE_BYTES = 393_216
