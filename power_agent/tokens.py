@@ -18,7 +18,9 @@ import re
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from power_agent.word import Word, word
 
 _NAME = "o200k_base"
 _ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken"
@@ -31,7 +33,8 @@ _LOWEST, _HIGHEST = 0.25, 4.0
 """What is believed of a calibration; beyond it something else was counted."""
 
 
-class Tokens(NamedTuple):
+@word()
+class Tokens(Word):
     """A number of tokens, and whether it was counted (with one vocabulary, which need not be the model's) or estimated."""
 
     count: int
