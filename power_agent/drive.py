@@ -36,7 +36,7 @@ from power_agent.limits import (
     STOP_SECONDS,
     Limits,
 )
-from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline
+from power_agent.machine import AskModel, EndTurn, Facts, RunCalls, TakeInput, Wait, decide, earliest_deadline, turn_deadline
 from power_agent.messages import AnswerPart, Attachment, Call, Message, Output, Text
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools
@@ -336,6 +336,9 @@ class Drive:
                     return None
                 if self.state.turn is None or self.state.request is None:
                     return None
+                deadline = turn_deadline(self.state.turn)
+                if not task.done() and deadline is not None and self._clock.now() >= deadline:
+                    raise ModelError("The time of the turn was over before the answer came.", retryable=True)
             return await task
         finally:
             if not task.done():

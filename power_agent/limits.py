@@ -19,7 +19,8 @@ class Limits(Word):
     max_cost_usd_per_turn: float | None = None
     max_cost_usd_per_session: float | None = None
     max_turn_seconds: float | None = None
-    """Wall time of a turn, waits for a person included."""
+    """Wall time of a turn, waits for a person included: one deadline over all attempts of all its requests, and the waits between
+    them. A request that is under way is given up at that moment; a tool that runs has `max_tool_seconds`."""
     max_tool_seconds: float = 600.0
     """One call; a tool that needs longer says so itself."""
     max_parallel_calls: int = 8

@@ -6,6 +6,7 @@ record, repeat. What only the living process knows (which calls are running in i
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from power_agent.limits import MAX_BACKOFF_SECONDS
@@ -146,7 +147,7 @@ def _with_model(state: SessionState, turn: Turn, now: int, facts: Facts) -> Step
     if setback is not None and setback.not_before is None and setback.purpose == "turn":
         return EndTurn(turn.number, "failed", setback.failure.code)
     if setback is not None and setback.not_before is not None:
-        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
+        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000, turn_deadline(turn) or setback.not_before)  # the clock may have jumped
         if setback.at - MAX_BACKOFF_SECONDS * 1000 <= now < until:
             return Wait("backoff", until=until)
     reached = _limit(state, turn, now)
@@ -162,6 +163,12 @@ def _with_model(state: SessionState, turn: Turn, now: int, facts: Facts) -> Step
 def _too_long(turn: Turn, facts: Facts) -> bool:
     bound = turn.config.limits.max_context_tokens or facts.context_window
     return bound is not None and facts.context_tokens is not None and facts.context_tokens > bound
+
+
+def turn_deadline(turn: Turn) -> int | None:
+    """Return the moment at which a turn has used up its time, whatever is waited for."""
+    seconds = turn.config.limits.max_turn_seconds
+    return None if seconds is None else turn.started_at - turn.ms_before + math.ceil(seconds * 1000)
 
 
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:

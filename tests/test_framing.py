@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ EVENTS = [ServerEvent("one", "grüße\n 世界"), ServerEvent("", "\nx"), Server
 
 def cut(data, places):
     ends = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(ends)]
 
 
 @given(st.lists(st.integers(0, 1_000), max_size=8))
@@ -76,5 +77,4 @@ def test_an_event_is_bounded():
     """Also one of many short lines."""
     events = ServerEvents(100)
     with pytest.raises(WireError, match="event of more than 100"):
-        for _ in range(30):
-            events.feed(b"data: xxxxxxx\n")
+        events.feed(b"data: xxxxxxx\n" * 30)
