@@ -57,7 +57,7 @@ async def test_what_is_kept(tmp_path):
         assert messages[0] == Message("user", (Attachment("image/png", blob=NAMES[PNG], name="a.png", size=len(PNG)),))
         output = next(part for message in messages for part in message.parts if isinstance(part, Output))
         assert output.content == (Attachment("image/png", blob=NAMES[PNG], size=len(PNG)),)
-        assert model.requests[-1].attachments == {NAMES[PNG]: PNG}
+        assert [request.attachments for request in model.requests] == [{NAMES[PNG]: PNG}] * 2
 
 
 async def test_a_key_means_these_bytes(tmp_path):
