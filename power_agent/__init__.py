@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from power_agent.tools.files import files
     from power_agent.tools.person import ask_person
     from power_agent.tools.todo import todo, todo_of
+    from power_agent.uploads import Upload
 
 __version__ = "0.1.0.dev0"
 
@@ -61,6 +62,7 @@ _HOMES = {
     "ToolContext": "ports",
     "TurnResult": "results",
     "Unknown": "ports",
+    "Upload": "uploads",
     "Usage": "messages",
     "ask_person": "tools.person",
     "evolve": "state",
@@ -104,6 +106,7 @@ __all__ = [
     "ToolContext",
     "TurnResult",
     "Unknown",
+    "Upload",
     "Usage",
     "__version__",
     "ask_person",

@@ -41,7 +41,7 @@ from power_agent.limits import (
     STOP_SECONDS,
     Limits,
 )
-from power_agent.machine import LAST, AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide, earliest_deadline
+from power_agent.machine import LAST, AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide, earliest_deadline, turn_deadline
 from power_agent.messages import AnswerPart, Call, ContentPart, Message, Text, Usage
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Store, ToolContext, Tools, ToolSpec
@@ -125,10 +125,10 @@ class Drive:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    async def run(self, first: Sequence[e.Event] = ()) -> SessionState:
-        """Move the session on. Cancelled, it puts everything down so that any process can resume."""
+    async def run(self, first: Sequence[e.Event] = (), blobs: Mapping[str, bytes] | None = None) -> SessionState:
+        """Move the session on, with first facts and the blobs they name. Cancelled, it puts everything down so that any process can resume."""
         async with self._in_hand():
-            self._stage(*first)
+            self._stage(*first, blobs=blobs)
             if not first and self.state.cancel is None:
                 self._recovering = {call.call.id for call in self.state.unresolved if call.place == "doubted"}
             while not await self._step():
@@ -455,6 +455,9 @@ class Drive:
                 request = self.state.request
                 if request is None or (self.state.turn is None and request.purpose == "turn"):
                     return None
+                deadline = None if self.state.turn is None else turn_deadline(self.state.turn)
+                if not task.done() and deadline is not None and self._clock.now() >= deadline:
+                    raise ModelError("The time of the turn was over before the answer came.", retryable=True)
             return await task
         finally:
             if not task.done():

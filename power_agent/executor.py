@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 
 from power_agent import events as e
 from power_agent.chain import idempotency_key
-from power_agent.errors import BadArguments, ToolError
+from power_agent.errors import BadArguments, InvalidInput, ToolError
 from power_agent.failpoints import passing
 from power_agent.guards import AnyGuard, name_of, settled
 from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
@@ -30,6 +30,7 @@ from power_agent.messages import Attachment, Call, ContentPart, Text
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.state import CallState, SessionState
+from power_agent.uploads import Upload, taken
 
 STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
 FOUND = "It was found started, and its outcome was not recorded."
@@ -310,10 +311,15 @@ def _failed(call: CallState, error: BaseException, by: str | None = None) -> Don
 def succeeded(call: CallState, value: object, output_bytes: int, by: str | None = None) -> Done:
     """Turn what a tool returned into a fact; too large, it goes into a blob, and the context sees head and tail."""
     made, attempt = call.call.id, call.attempt
-    if isinstance(value, Text | Attachment):
+    if isinstance(value, Text | Attachment | Upload):
         value = (value,)
-    if isinstance(value, tuple | list) and value and all(isinstance(part, Text | Attachment) for part in value):
-        return _said_in_parts(call, tuple(value), output_bytes, by)
+    if isinstance(value, tuple | list) and value and all(isinstance(part, Text | Attachment | Upload) for part in value):
+        try:
+            said, uploaded = taken(value)
+        except InvalidInput as error:
+            return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code=error.code, message=f"Its result cannot be kept: {error.message}"), by=by),))
+        done = _said_in_parts(call, said, output_bytes, by)
+        return Done(done.facts, {**done.blobs, **uploaded})
     try:
         raw, output = _as_json(value)
     except (ValueError, TypeError, RecursionError) as error:

@@ -25,7 +25,8 @@ class Limits(Word):
     last_answer: bool = False
     """Whether the model may say where things stand when a turn reaches a limit: one more request, without tools."""
     max_turn_seconds: float | None = None
-    """Wall time of a turn, waits for a person included."""
+    """Wall time of a turn, waits for a person included: one deadline over all attempts of all its requests, and the waits between
+    them. A request that is under way is given up at that moment; a tool that runs has `max_tool_seconds`."""
     max_tool_seconds: float = 600.0
     """One call; a tool that needs longer says so itself."""
     max_parallel_calls: int = 8
@@ -46,6 +47,8 @@ MAX_JSON_DIGITS = 4_300
 """Digits of one integer in JSON from outside, the interpreter's own bound; more would stall the parser."""
 MAX_BLOB_BYTES = 536_870_912
 """One blob. SQLite itself refuses from 1 GB; half of that keeps a copy in memory bearable."""
+MAX_UPLOAD_BYTES = 52_428_800
+"""One attachment of a message: the most that any provider takes in one request."""
 MAX_EXPORT_LINE_BYTES = 134_217_728
 """One line of an export: several times the largest fact in its escaped form, and still bearable in memory."""
 EXPORT_PIECE_BYTES = 393_216

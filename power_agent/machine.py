@@ -6,6 +6,7 @@ record, repeat. What only the living process knows (which calls are running in i
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_CONTINUATIONS, MAX_EMPTY_ANSWERS, MAX_MODEL_ATTEMPTS, SAME_CALLS_TOLD, STALLED_ROUNDS_TOLD
@@ -188,7 +189,7 @@ def _after_setback(state: SessionState, turn: Turn, now: int) -> Step | None:
     if setback is not None and setback.not_before is None and setback.purpose == "turn" and not turn.overfull:
         return EndTurn(turn.number, "failed", setback.failure.code)
     if setback is not None and setback.not_before is not None:
-        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000)  # the clock may have jumped
+        until = min(setback.not_before, setback.at + MAX_BACKOFF_SECONDS * 1000, turn_deadline(turn) or setback.not_before)  # the clock may have jumped
         if setback.at - MAX_BACKOFF_SECONDS * 1000 <= now < until:
             return Wait("backoff", until=until)
     return None
@@ -247,6 +248,12 @@ def _too_long(turn: Turn, facts: Facts) -> bool:
 
 def _beyond(tokens: int | None, bound: int | None) -> bool:
     return tokens is not None and bound is not None and tokens > bound
+
+
+def turn_deadline(turn: Turn) -> int | None:
+    """Return the moment at which a turn has used up its time, whatever is waited for."""
+    seconds = turn.config.limits.max_turn_seconds
+    return None if seconds is None else turn.started_at - turn.ms_before + math.ceil(seconds * 1000)
 
 
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:

@@ -79,10 +79,10 @@ MUTANTS = (
     Mutant("two outcomes", "state/moves.py", '    "succeeded": {},\n', '    "succeeded": {"call.failed": "failed", "call.succeeded": "succeeded"},\n', "state"),
     Mutant("a forgotten call", "machine.py", "    ready = tuple(call for call in ready if call not in facts.running)\n", "    ready = ready[1:]\n", "machine loop"),
     Mutant(
-        "a late result after the decision",
+        "a late result is lost",
         "drive.py",
         'self.state.calls[name].place == "doubted":\n                self._stage_outcome(done)',
-        "True:\n                self._stage_outcome(done)",
+        "False:\n                self._stage_outcome(done)",
         "recovery",
     ),
     Mutant("a key for each attempt", "chain.py", 'sha256(f"call:{nonce}:{call}".encode())', 'sha256(f"call:{nonce}:{call}:{id(object())}".encode())', "recovery tools"),

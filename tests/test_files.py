@@ -14,11 +14,13 @@ from needs import needs
 
 from power_agent import Call, ScriptedModel, StatefulAgentLoop, files, tool
 from power_agent.errors import InvalidInput
-from power_agent.limits import MAX_FOUND, MAX_SHOWN_BYTES
+from power_agent.limits import MAX_FOUND, MAX_SHOWN_BYTES, Limits
 from power_agent.tools.files import CHANGING, READING
 from power_agent.tools.files.content import version_of
 from power_agent.tools.files.names import meant
 from power_agent.tools.files.narrowing import must_hold, narrowed
+
+BOUNDLESS = Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)
 
 
 @pytest.fixture
@@ -447,7 +449,6 @@ importlib.util.find_spec = lambda name: None
 from power_agent import files
 from power_agent.errors import InvalidInput
 
-BOUNDLESS = Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)
 try:
     files(sys.argv[1])
 except InvalidInput as error:

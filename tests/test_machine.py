@@ -340,6 +340,15 @@ def test_a_back_off_is_honoured_and_bounded(passed: int, wait: bool):
     assert decide(state, state.at + passed) == (Wait("backoff", until=state.at + 5_000) if wait else AskModel(1, 1, 2))
 
 
+def test_a_back_off_ends_with_the_time_of_the_turn():
+    """Nobody waits for an attempt that the turn has no time for."""
+    state = limited(Limits(max_turn_seconds=2.5), ask(), failed(START + 10**9))
+    assert state.turn is not None
+    deadline = state.turn.started_at + 2_500
+    assert decide(state, deadline - 1) == Wait("backoff", until=deadline)
+    assert decide(state, deadline) == EndTurn(1, "limit", "max_turn_seconds")
+
+
 def test_a_server_cannot_ask_for_ever():
     """Whatever it wants, an hour after the failure another attempt is made."""
     state = after(*TURN, ask(), failed(START + 10**12))

@@ -166,6 +166,8 @@ class StatefulAgentLoop:
     ) -> TurnResult:
         """Say something and run the turn. Without an id a new session begins; an unknown id is created.
 
+        What is said is a text, or parts: texts, attachments, `Upload(bytes)` and paths of files, whose bytes are kept with the input.
+
         A repeated `key` is the same input: its turn's result comes back, and nothing runs twice. Where somebody works on the
         session, `when_busy` decides: `"raise"` raises `SessionBusy`; `"queue"` keeps the input for a turn of its own behind the
         one that is open, `"steer"` shows it to the model with the next request of that turn. An open turn that nobody works on
@@ -178,11 +180,11 @@ class StatefulAgentLoop:
             raise KeyNeedsSession("A key was passed without a session id.")
         if when_busy not in get_args(WhenBusy):
             raise InvalidInput(f"when_busy={when_busy!r} is not possible.", hint='Use "raise", "queue" or "steer".')
-        parts = parts_of(message)
+        parts, blobs = parts_of(message)
         if key is not None:
             check_id(key, "key")
         name = self._chance.session_id() if session_id is None else _checked(session_id)
-        return Order(session=name, parts=parts, key=key, by=by, when_busy=when_busy)
+        return Order(session=name, parts=parts, key=key, by=by, when_busy=when_busy, blobs=blobs)
 
     def stream(self, message: Said, session_id: str | None = None, *, key: str | None = None, when_busy: WhenBusy = "raise", by: str | None = None) -> Stream:
         """Say something and see the turn happen: `async for` gives kept events and the glimpses between them.

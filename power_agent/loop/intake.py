@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from power_agent import events as e
@@ -32,7 +33,7 @@ from power_agent.errors import (
     SessionPending,
 )
 from power_agent.guards import Guards, Incoming, name_of, settled
-from power_agent.limits import LOOK_SECONDS
+from power_agent.limits import LOOK_SECONDS, MAX_UPLOAD_BYTES
 from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
 from power_agent.messages import Attachment, ContentPart, Text
@@ -41,9 +42,11 @@ from power_agent.ports import Clock, SessionRow, Store
 from power_agent.results import TurnResult, pending_of, result_of
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
+from power_agent.uploads import Upload, taken
 from power_agent.word import Word, word
 
-Said = str | ContentPart | Sequence[ContentPart]
+Sayable = ContentPart | Upload | Path
+Said = str | Sayable | Sequence[Sayable]
 WhenBusy = Literal["raise", "queue", "steer"]
 
 
@@ -67,6 +70,8 @@ class Order(Word):
     decisions: tuple[e.Event, ...] | None = None
     placed: Callable[[int], None] | None = None
     """Told at which seq the input stands, as soon as it is kept."""
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    """Bytes that the parts name, kept in the same commit."""
 
 
 class Intake:
@@ -111,14 +116,15 @@ class Intake:
         """Let the guards look at an input; what they change is what is sent, and what they decide is kept with it."""
         if order.decisions is not None:
             return order
-        parts, decisions = order.parts, list[e.Event]()
+        parts, blobs, decisions = order.parts, dict(order.blobs), list[e.Event]()
         for one in self._guards.at("input"):
             verdict: Any
             try:
                 verdict = one(Incoming(session=order.session, parts=parts, by=order.by))
                 verdict = await verdict if inspect.isawaitable(verdict) else verdict
                 if isinstance(verdict, Change):
-                    parts = parts_of(verdict.to)
+                    parts, more = parts_of(verdict.to)
+                    blobs |= more
             except Exception as error:  # noqa: BLE001  what could not be looked at is not taken
                 verdict = error
             match settled(verdict, "input"):
@@ -127,7 +133,8 @@ class Intake:
                     raise InputRefused(f"The guard {name_of(one)} refused the input: {reason}", session=order.session, guard=name_of(one))
                 case Change(reason=reason):
                     decisions.append(e.GuardDecided(guard=name_of(one), at="input", verdict="changed", reason=reason))
-        return replace(order, parts=parts, decisions=tuple(decisions))
+        named = {part.blob for part in parts if isinstance(part, Attachment)}
+        return replace(order, parts=parts, decisions=tuple(decisions), blobs={digest: content for digest, content in blobs.items() if digest in named})
 
     async def _keep_refusal(self, name: str, decided: e.GuardDecided) -> None:
         """Keep that an input was refused, in the session it was meant for if there is one."""
@@ -204,7 +211,7 @@ class Intake:
         work.input_seq, work.placed = state.seq + len(facts), order.placed
         work.drive = drive = self._drive(state, False)
         try:
-            return await drive.run(facts)
+            return await drive.run(facts, order.blobs)
         except (HeadMoved, OwnershipLost) as error:
             if drive.has_kept or (isinstance(error, OwnershipLost) and not remembered):
                 raise
@@ -266,7 +273,7 @@ class Intake:
                 return None
             mode: e.Mode = "queue" if order.when_busy == "queue" else "steer"
             try:
-                after = await self._sink.report(state, (*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by)))
+                after = await self._sink.report(state, (*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by)), blobs=order.blobs)
             except HeadMoved:
                 continue
             except KeyConflict:
@@ -409,20 +416,30 @@ class Intake:
         return 0
 
 
-def parts_of(message: Said) -> tuple[ContentPart, ...]:
-    """Return what is said as parts; nothing is not said."""
-    parts: tuple[ContentPart, ...] = ()
+def parts_of(message: Said) -> tuple[tuple[ContentPart, ...], dict[str, bytes]]:
+    """Return what is said as parts, and the bytes that they name; nothing is not said."""
+    given: tuple[Any, ...] = ()
     if isinstance(message, str):
-        parts = (Text(message),)
-    elif isinstance(message, Text | Attachment):
-        parts = (message,)
+        given = (Text(message),)
+    elif isinstance(message, Text | Attachment | Upload | Path):
+        given = (message,)
     elif isinstance(message, Iterable):
-        parts = tuple(message)
-    if not parts or not all(isinstance(part, Text | Attachment) for part in parts):
-        raise InvalidInput("There is nothing to send: pass a text, or parts of text and attachments.")
+        given = tuple(message)
+    if not given or not all(isinstance(part, Text | Attachment | Upload | Path) for part in given):
+        raise InvalidInput("There is nothing to send: pass a text, or parts of text and attachments.", hint="Bytes are sent as Upload(content), a file as its Path.")
+    parts, blobs = taken(_read(part) if isinstance(part, Path) else part for part in given)
     if all(isinstance(part, Text) and not part.text.strip() for part in parts):
         raise InvalidInput("There is nothing to send: the text is empty.")
-    return parts
+    return parts, blobs
+
+
+def _read(path: Path) -> Upload:
+    """Read a file that is sent; no more of it than may be."""
+    try:
+        with path.open("rb") as file:
+            return Upload(file.read(MAX_UPLOAD_BYTES + 1), name=path.name)
+    except OSError as error:
+        raise InvalidInput(f"{str(path)!r} cannot be read: {error.strerror}.") from None
 
 
 def _place(order: Order, seq: int) -> None:

@@ -1,0 +1,88 @@
+"""Trouble at the provider, from its answer to the log: how long it wants to be left alone is honoured, by the next process, too;
+one deadline covers everything, and a cancel waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from servers import ChatServer
+
+from power_agent import Limits, StatefulAgentLoop
+from power_agent.models.http import HTTPModel
+from power_agent.models.openai_chat import OpenAIChat
+from power_agent.testing.speaking import Loopback, Said, body, head, in_turn, saying, stopping
+
+SERVER = ChatServer()
+FINE = saying(head(media_type=SERVER.media_type), *SERVER.stream(Said(text="At last.")))
+
+
+def busy(seconds):
+    return body(429, SERVER.error("Busy."), retry_after=str(seconds))
+
+
+def agent(url, path, **options):
+    return StatefulAgentLoop(HTTPModel(OpenAIChat(), "m", base_url=url), store=path, **options)
+
+
+async def kept(loop, kind):
+    """Wait for an event to be in the log."""
+    async with asyncio.timeout(30):
+        while True:
+            rows = await loop.sessions()
+            found = await loop.history("s", kinds=[kind]) if rows else []
+            if found:
+                return found[-1]
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_server_asked_for_is_honoured_after_a_crash(tmp_path):
+    """A process is killed while it waits; the one that resumes waits for the rest, and asks once."""
+    async with Loopback(in_turn(busy(2), FINE)) as loopback:
+        child = await asyncio.create_subprocess_exec(sys.executable, __file__, loopback.url, tmp_path / "log.db", cwd=Path(__file__).parent)
+        async with agent(loopback.url, tmp_path / "log.db") as here:
+            failed = await kept(here, "model.failed")
+            child.kill()
+            await child.wait()
+            assert failed.event.not_before - failed.at == 2_000
+            assert (await here.resume("s")).text == "At last."
+            asked = await here.history("s", kinds=["model.asked"])
+        assert [one.event.attempt for one in asked] == [1, 2]
+        assert asked[1].at >= failed.event.not_before
+        assert len(loopback.asked) == 2
+
+
+async def test_cancelled_while_it_waits(tmp_path):
+    """An hour was asked for; a cancel ends the turn now, and nothing more is sent."""
+    async with Loopback(busy(3_600)) as loopback, agent(loopback.url, tmp_path / "log.db") as here:
+        sending = asyncio.ensure_future(here.send("Hello.", "s"))
+        await kept(here, "model.failed")
+        assert await here.cancel("s", reason="enough")
+        async with asyncio.timeout(30):
+            assert (await sending).status == "cancelled"
+        assert len(loopback.asked) == 1
+
+
+@pytest.mark.parametrize("reply", [busy(3_600), stopping(), stopping(head(media_type="text/event-stream"), b": still here\n\n")], ids=["asked to wait", "silent", "in the middle"])
+async def test_one_deadline_over_everything(reply, tmp_path):
+    """A server that wants an hour, or says nothing: the turn ends at its limit, and a higher one goes on with it."""
+    async with Loopback(in_turn(reply, FINE)) as loopback:
+        async with agent(loopback.url, tmp_path / "log.db", limits=Limits(max_turn_seconds=0.4)) as here, asyncio.timeout(30):
+            result = await here.send("Hello.", "s")
+            assert (result.status, result.reason) == ("limit", "max_turn_seconds")
+            assert [fault async for fault in here.verify()] == []
+        assert len(loopback.asked) == 1
+        async with agent(loopback.url, tmp_path / "log.db") as here:
+            assert (await here.resume("s")).text == "At last."
+
+
+if __name__ == "__main__":
+
+    async def live(url, path):
+        async with agent(url, path) as here:
+            await here.send("Hello.", "s")
+
+    asyncio.run(live(*sys.argv[1:]))
