@@ -21,9 +21,12 @@ from power_agent.cli.running import run
 from power_agent.cli.saying import voice
 from power_agent.cli.telling import arguments, as_data
 from power_agent.errors import SessionPending, UsageError
+from power_agent.policy.showing import shown
 from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, Approve, Decision, Deny, Result, Retry
 
+LONG_CHARACTERS = 200
+"""Of one argument: a longer one stands on lines of its own."""
 DECISIONS = ("approve", "deny", "retry", "result", "abort")
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the log, and the model is told.", show_default=False)]
 
@@ -50,8 +53,26 @@ def known(path: str, ref: str) -> str:
 def show_pending(name: str, calls: list[PendingCall], *, cancelled: bool = False) -> None:
     """Tell each call that waits, and what may be typed about it."""
     for call in calls:
-        voice.note(f"  {call.id} ", (call.tool, "bold"), f"({arguments(call.arguments)}) is ", (call.state, "bold yellow"), f". {call.question or call.why}")
+        first, *rest = in_question(call).split("\n")
+        voice.note(f"  {call.id} is ", (call.state, "bold yellow"), f": {first}")
+        for line in rest:
+            voice.note(f"    {line}")
         voice.commands("try:", _commands(name, call, cancelled=cancelled))
+
+
+def in_question(call: PendingCall) -> str:
+    """Return what a person decides about: all that would run, and nothing that looks like something else. A text of several lines
+    stands on lines of its own.
+    """
+    why = f"  {shown(call.question or call.why)}"
+    if not any(isinstance(value, str) and ("\n" in value or len(value) > LONG_CHARACTERS) for value in call.arguments.values()):
+        whole = shown(f"{call.tool}({arguments(call.arguments)})")
+        return whole + why if "\n" not in whole else f"{whole}\n{why.strip()}"
+    lines = [f"{shown(call.tool)}{why}"]
+    for name, value in call.arguments.items():
+        inside = shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split("\n")
+        lines += [f"  {shown(name)}: {inside[0]}"] if len(inside) == 1 else [f"  {shown(name)}:", *(f"  │ {line}" for line in inside)]
+    return "\n".join(lines)
 
 
 def possible(call: PendingCall, *, cancelled: bool = False) -> tuple[str, ...]:
@@ -84,10 +105,15 @@ def pending(session: options.MaybeSession = None, *, store: options.Store = None
 
     found = run(work())
     if as_json:
-        voice.data({"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled)} for name, call, cancelled in found]})
+        voice.data(
+            {"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled), "shown": in_question(call)} for name, call, cancelled in found]}
+        )
         return DONE
     for name, call, cancelled in found:
-        voice.line(f"{name}  {call.id}  ", (call.state, "bold yellow"), f"  {call.tool}({arguments(call.arguments)})  {call.question or call.why}")
+        first, *rest = in_question(call).split("\n")
+        voice.line(f"{name}  {call.id}  ", (call.state, "bold yellow"), f"  {first}", whole=True)
+        for line in rest:
+            voice.line(f"    {line}", whole=True)
         voice.commands("try:", _commands(name, call, cancelled=cancelled))
     if not found:
         voice.note("Nothing is pending.")
@@ -114,7 +140,7 @@ def settle(  # noqa: PLR0913  a decision and who made it
 
     async def work() -> tuple[list[PendingCall], bool]:
         async with reading_loop(path) as loop:
-            return await loop.settle(name, call, what, by=by or _me()), (await loop.state(name)).cancel is not None
+            return await loop.settle(name, call, what, by=by or me()), (await loop.state(name)).cancel is not None
 
     left, cancelled = run(work())
     if as_json:
@@ -181,7 +207,7 @@ def abort(
 
     async def work() -> list[PendingCall]:
         async with reading_loop(path) as loop:
-            return await loop.abort_pending(name, reason=reason or "no reason given", call_ids=call, by=by or _me())
+            return await loop.abort_pending(name, reason=reason or "no reason given", call_ids=call, by=by or me())
 
     ended = run(work())
     if as_json:
@@ -203,7 +229,7 @@ def cancel(session: options.Session, *, reason: Reason = None, by: options.By = 
 
     async def work() -> bool:
         async with reading_loop(path) as loop:
-            return await loop.cancel(name, reason=reason or "cancelled", by=by or _me())
+            return await loop.cancel(name, reason=reason or "cancelled", by=by or me())
 
     kept = run(work())
     if as_json:
@@ -237,7 +263,7 @@ def close(
 
     async def work() -> None:
         async with reading_loop(path) as loop:
-            await loop.close_session(name, reason=reason or "closed", abort=abort_first, by=by or _me())
+            await loop.close_session(name, reason=reason or "closed", abort=abort_first, by=by or me())
 
     try:
         run(work())
@@ -259,7 +285,8 @@ def store_of(flag: str | None) -> str:
     return settings.store
 
 
-def _me() -> str:
+def me() -> str:
+    """Return who types: the login name."""
     with contextlib.suppress(OSError, KeyError):
         return getpass.getuser()
     return "a person"

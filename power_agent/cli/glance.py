@@ -23,7 +23,7 @@ from power_agent.store.file import Log, open_log, translated
 from power_agent.store.migrate import APPLICATION_ID
 
 LAST = "@last"
-_SESSIONS = "SELECT session, head, owner, deadline, erased, parent, opened_at, changed_at, turn_open FROM sessions "
+_SESSIONS = "SELECT session, head, owner, deadline, erased, parent, opened_at, changed_at, turn_open, base FROM sessions "
 _SHOWN = 8
 
 
@@ -41,6 +41,7 @@ class Seen(NamedTuple):
     changed_at: int
     owner: str | None
     deadline: int
+    base: int = 0
 
     @property
     def stuck(self) -> bool:
@@ -97,6 +98,7 @@ class _Row(NamedTuple):
     opened_at: int | None
     changed_at: int | None
     turn_open: int
+    base: int
 
 
 Calls = tuple[tuple[str, str, str], ...]
@@ -123,7 +125,7 @@ def session(db: Log, name: str) -> Seen | None:
 
 def _seen(db: Log, row: _Row, calls: Calls) -> Seen:
     standing, why, commands = _standing(db, row, calls)
-    return Seen(row.session, row.head, standing, why, commands, calls, row.parent, row.opened_at or 0, row.changed_at or 0, row.owner, row.deadline)
+    return Seen(row.session, row.head, standing, why, commands, calls, row.parent, row.opened_at or 0, row.changed_at or 0, row.owner, row.deadline, row.base)
 
 
 def _standing(db: Log, row: _Row, calls: Calls) -> Standing:
@@ -131,7 +133,23 @@ def _standing(db: Log, row: _Row, calls: Calls) -> Standing:
         return "erased", "Its contents were destroyed.", ()
     if row.turn_open and living(row.owner, row.deadline):
         return "running", f"Process {pid(row.owner or '')} works on it.", (("tail", row.session), ("cancel", row.session))
-    return _open(db, row.session, calls) if row.turn_open else _at_rest(db, row.session)
+    if row.turn_open:
+        return _open(db, row.session, calls)
+    return _untouched(db, row) if row.parent is not None else _at_rest(db, row.session)
+
+
+def _untouched(db: Log, row: _Row) -> Standing:
+    """Say how a fork stands; as long as nothing happened in it, by what its parents did up to where it left them."""
+    name, upto = row.session, row.head
+    while True:
+        found = db.execute("SELECT kind FROM log WHERE session = ? AND seq <= ? AND kind IN ('turn.started', 'turn.ended') ORDER BY seq DESC LIMIT 1", (name, upto)).fetchone()
+        up = db.execute("SELECT parent, base FROM sessions WHERE session = ?", (name,)).fetchone()
+        if found is not None or up is None or up[0] is None:
+            break
+        name, upto = up
+    if found is not None and found[0] == "turn.started" and name != row.session:
+        return "idle", f"A turn of {name} was open where it left; it can go on here.", (("resume", row.session),)
+    return _at_rest(db, row.session)
 
 
 def _at_rest(db: Log, name: str) -> Standing:
