@@ -124,6 +124,8 @@ def import_(
         voice.line(done.session, whole=True)
     told = {"new": "is new here", "extended": "was extended", "same": "was here already; nothing was changed"}[done.status]
     voice.note(f"Session {done.session} {told}: {done.seq} events in {path}." + (f" {found.why}" if found and found.why else ""))
+    if found and any(state == "approved" for _, _, state in found.calls):
+        voice.note("An approval that was given elsewhere is void here; resume asks again.")
     voice.commands("try:", [voice.command(*words) for words in (found.commands if found and found.commands else (("history", done.session), ("send", done.session, "MESSAGE")))])
     return DONE
 

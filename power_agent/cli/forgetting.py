@@ -12,12 +12,13 @@ from power_agent.cli import options
 from power_agent.cli.advice import DONE
 from power_agent.cli.agents import reading_loop
 from power_agent.cli.deciding import Reason, known, me, store_of
-from power_agent.cli.glance import Seen, looking
+from power_agent.cli.glance import Seen, living, looking
 from power_agent.cli.glance import sessions as listed
 from power_agent.cli.looking import AGES
 from power_agent.cli.running import run
 from power_agent.cli.saying import safe, voice
 from power_agent.errors import HasForks, SessionPending, UsageError
+from power_agent.results import pending_of
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", show_default=False)]
 
@@ -51,6 +52,7 @@ def erase(
         hint = "Erase them with it (--forks), or leave it."
         shared = f"{len(branches)} session{'s share' if len(branches) > 1 else ' shares'} its past: {', '.join(branches[:5])}."
         raise HasForks(shared, session=name, hint=hint, commands=[("history", name, "--graph"), ("erase", name, "--forks")])
+    run(_between_turns(path, going))
     for one in going:
         voice.note(f"  {one}: {found[one].standing}, {found[one].events} events")
     if (
@@ -66,14 +68,18 @@ def erase(
         async with reading_loop(path) as loop:
             await loop.erase(name, reason=reason or "erased", forks="erase" if forks else "refuse", by=by or me())
 
-    try:
-        run(work())
-    except SessionPending as error:
-        stuck = str(error.fields.get("session", name))
-        raise SessionPending(
-            error.message, session=stuck, calls=error.fields.get("calls", []), hint="End it first, then erase.", commands=[("pending", stuck), ("abort", stuck)]
-        ) from error
+    run(work())
     return _told(going, f"Erased: {', '.join(going)}. Backups and exports were not touched.")
+
+
+async def _between_turns(path: str, names: list[str]) -> None:
+    """Refuse before anybody is asked, and before anything is written, what cannot be erased yet."""
+    async with reading_loop(path) as loop:
+        for name in names:
+            state, row = await loop.state(name), await loop.store.find(name)
+            if state.turn is not None and row is not None and not living(row.owner, row.deadline):
+                message = f"Turn {state.turn.number} of session {name!r} is open."
+                raise SessionPending(message, session=name, calls=pending_of(state), hint="End it first, then erase.", commands=[("pending", name), ("abort", name)])
 
 
 def _branches(found: dict[str, Seen], name: str) -> list[str]:
