@@ -300,6 +300,16 @@ def test_a_call_that_waits_is_freed_from_a_shell(run):
     assert "error[already_settled]" in told.err
 
 
+def test_a_retry_needs_no_second_decision(run):
+    """Once it is kept, nobody is asked again: what is left is to resume, in every verb that says what is stuck."""
+    told = run("settle", "doubted", "t1r1c1", "retry")
+    assert "power-agent resume doubted" in told.err
+    assert "power-agent settle" not in told.err
+    assert "power-agent resume doubted" in run("pending", "doubted").err
+    found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}["doubted"]
+    assert (found["standing"], found["commands"][0]) == ("interrupted", "power-agent resume doubted")
+
+
 def test_a_doubted_call_takes_a_result(run):
     """What may have happened is handed in, as text or as JSON."""
     told = run("settle", "doubted", "t1r1c1", "result", "it", "did")

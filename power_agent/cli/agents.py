@@ -10,7 +10,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from power_agent.cli.code import broken, load
+from power_agent.cli.code import broken, likely, load
 from power_agent.cli.config import Settings
 from power_agent.cli.describing import described
 from power_agent.cli.glance import looking
@@ -38,9 +38,13 @@ def reading_loop(path: str) -> StatefulAgentLoop:
         return StatefulAgentLoop(NoAgent(), store=path)
 
 
-async def find_agent(settings: Settings, *, asks: bool = True) -> StatefulAgentLoop:
-    """Return the agent that the settings name or describe; without `asks` its model need not be within reach."""
+async def find_agent(settings: Settings, again: tuple[str, ...], *, asks: bool = True) -> StatefulAgentLoop:
+    """Return the agent that the settings name or describe; without `asks` its model need not be within reach. `again` is what was typed."""
     named = settings.find("agent")
+    if named is None and settings.find("model") is None:
+        hint = "Name the code that makes it (--agent module:name), or describe it in power-agent.toml (at least `model`)."
+        near = likely(Path.cwd()) or ["MODULE:NAME"]
+        raise AgentNotFound("No agent is named and none is described.", hint=hint, agent="", commands=[(*again, "--agent", one) for one in near[:2]])
     if named is None:
         return described(settings, asks=asks)
     spec = str(settings.get("agent"))

@@ -10,6 +10,7 @@ import typer
 from power_agent.cli import options
 from power_agent.cli.advice import DONE, NOT_THERE
 from power_agent.cli.agents import reading_loop
+from power_agent.cli.config import Settings
 from power_agent.cli.deciding import known, store_of
 from power_agent.cli.glance import Seen, looking, named
 from power_agent.cli.glance import session as seen
@@ -64,9 +65,8 @@ def fork(
     else:
         voice.line(made, whole=True)
     voice.note(f"It shares {parent} up to event {at or head}" + ("; the turn that was open there can go on here, or be left behind by something new." if open_turn else "."))
-    voice.commands(
-        "try:", [voice.command(*words) for words in ((("resume", made) if open_turn else ("send", made, "MESSAGE")), ("history", made, "--graph"), ("diff", parent, made))]
-    )
+    go_on = ("resume", made) if open_turn else ("send", made, "MESSAGE")
+    voice.commands("try:", [voice.command(*words) for words in ((*go_on, *Settings().unnamed()), ("history", made, "--graph"), ("diff", parent, made))])
     return DONE
 
 

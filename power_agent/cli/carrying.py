@@ -101,14 +101,14 @@ def import_(
     Approvals that were given elsewhere are void here, and nothing runs by itself. The same export twice changes nothing.
     """
     voice.as_json = as_json
-    path, durability = store_of(store), Settings({"store": store}).get("durability")
+    path, settings = store_of(store), Settings({"store": store})
     if path == ":memory:":
         raise UsageError("A store in memory holds nothing between two commands.", hint="Name a file with --store.")
     if source != "-":
         _look_into(Path(source))
 
     async def work() -> Imported:
-        async with StatefulAgentLoop(NoAgent(), store=path, durability=durability) as loop:
+        async with StatefulAgentLoop(NoAgent(), store=path, durability=settings.get("durability")) as loop:
             return await loop.import_(_received() if source == "-" else source, by=by or me())
 
     try:
@@ -126,7 +126,9 @@ def import_(
     voice.note(f"Session {done.session} {told}: {done.seq} events in {path}." + (f" {found.why}" if found and found.why else ""))
     if found and any(state == "approved" for _, _, state in found.calls):
         voice.note("An approval that was given elsewhere is void here; resume asks again.")
-    voice.commands("try:", [voice.command(*words) for words in (found.commands if found and found.commands else (("history", done.session), ("send", done.session, "MESSAGE")))])
+    go_on = found.commands if found else ()
+    go_on = go_on or (("history", done.session), ("send", done.session, "MESSAGE", *settings.unnamed()))
+    voice.commands("try:", [voice.command(*words) for words in go_on])
     return DONE
 
 

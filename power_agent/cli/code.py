@@ -15,7 +15,7 @@ from typing import Any
 from power_agent.cli.config import close
 from power_agent.errors import AgentNotFound, InvalidInput, PowerAgentError
 
-_MAKES = re.compile(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*StatefulAgentLoop\(|^(?:async )?def (\w+)\(.*\)\s*->\s*[\"']?StatefulAgentLoop", re.MULTILINE)
+_MAKES = re.compile(r"^(\w+)(?:\s*:[^=\n]+)?\s*=\s*StatefulAgentLoop\(|^(?:async )?def (\w+)\(.*\)\s*(?:->\s*[\"']?StatefulAgentLoop|:\s*return StatefulAgentLoop\()", re.MULTILINE)
 _FILES, _CHARACTERS = 50, 100_000
 
 

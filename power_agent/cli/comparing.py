@@ -84,7 +84,7 @@ def replay(
     name = known(path, session)
 
     async def work() -> Replay:
-        async with await find_agent(settings, asks=False) as loop:
+        async with await find_agent(settings, ("replay", name), asks=False) as loop:
             return await loop.replay(name)
 
     found = run(work())

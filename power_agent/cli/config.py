@@ -90,6 +90,10 @@ class Settings:
         """Return all values below a name."""
         return {key.removeprefix(f"{name}."): self.get(key) for key in self._found if key.startswith(f"{name}.")}
 
+    def unnamed(self) -> tuple[str, ...]:
+        """Return what has to be added to a command that needs an agent, as long as the settings know none."""
+        return () if self.find("agent") or self.find("model") else ("--agent", "MODULE:NAME")
+
     def folder(self, key: str) -> Path:
         """Return where paths and modules in a setting start."""
         found = self._found.get(key)

@@ -24,6 +24,7 @@ from power_agent.errors import SessionPending, UsageError
 from power_agent.policy.showing import shown
 from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, Approve, Decision, Deny, Result, Retry
+from power_agent.state import SessionState
 
 LONG_CHARACTERS = 200
 """Of one argument: a longer one stands on lines of its own."""
@@ -83,6 +84,11 @@ def possible(call: PendingCall, *, cancelled: bool = False) -> tuple[str, ...]:
     return tuple(word for word in found if not (cancelled and word == "retry"))
 
 
+def released(state: SessionState) -> set[str]:
+    """Return the doubted calls that somebody told to run again: no person is needed any more, only somebody who resumes."""
+    return {name for name, call in state.calls.items() if call.place == "doubted" and call.permitted_by is not None}
+
+
 def _commands(name: str, call: PendingCall, *, cancelled: bool) -> list[str]:
     """Spell what a person may type about a call that waits for one."""
     if call.state not in {"waiting", "doubted"}:
@@ -98,23 +104,23 @@ def pending(session: options.MaybeSession = None, *, store: options.Store = None
     with looking(path) as db:
         names = [named(db, session)] if session else [one.session for one in sessions(db) if one.calls]
 
-    async def work() -> list[tuple[str, PendingCall, bool]]:
+    async def work() -> list[tuple[str, PendingCall, bool, bool]]:
         async with reading_loop(path) as loop:
             states = [await loop.state(name) for name in names]
-        return [(state.session, call, state.cancel is not None) for state in states for call in pending_of(state)]
+        return [(state.session, call, state.cancel is not None, call.id in released(state)) for state in states for call in pending_of(state)]
 
     found = run(work())
     if as_json:
         voice.data(
-            {"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled), "shown": in_question(call)} for name, call, cancelled in found]}
+            {"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled), "shown": in_question(call)} for name, call, cancelled, _ in found]}
         )
         return DONE
-    for name, call, cancelled in found:
+    for name, call, cancelled, decided in found:
         first, *rest = in_question(call).split("\n")
         voice.line(f"{name}  {call.id}  ", (call.state, "bold yellow"), f"  {first}", whole=True)
         for line in rest:
             voice.line(f"    {line}", whole=True)
-        voice.commands("try:", _commands(name, call, cancelled=cancelled))
+        voice.commands("try:", [voice.command("resume", name)] if decided else _commands(name, call, cancelled=cancelled))
     if not found:
         voice.note("Nothing is pending.")
     return DONE
@@ -138,16 +144,16 @@ def settle(  # noqa: PLR0913  a decision and who made it
     path = store_of(store)
     name = known(path, session)
 
-    async def work() -> tuple[list[PendingCall], bool]:
+    async def work() -> tuple[list[PendingCall], SessionState]:
         async with reading_loop(path) as loop:
-            return await loop.settle(name, call, what, by=by or me()), (await loop.state(name)).cancel is not None
+            return await loop.settle(name, call, what, by=by or me()), await loop.state(name)
 
-    left, cancelled = run(work())
+    left, state = run(work())
     if as_json:
         voice.data({"session": name, "call": call, "decision": decision, "pending": as_data(left)})
     voice.note(f"Kept: {decision} {call} of session {name}.")
-    needs_person = [one for one in left if one.state in {"waiting", "doubted"}]
-    show_pending(name, needs_person, cancelled=cancelled)
+    needs_person = [one for one in left if one.state in {"waiting", "doubted"} and one.id not in released(state)]
+    show_pending(name, needs_person, cancelled=state.cancel is not None)
     if not needs_person:
         _go_on(path, name)
     return DONE

@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from power_agent.cli.code import likely, load
+from power_agent.cli.code import load
 from power_agent.cli.config import Settings, close
-from power_agent.errors import AgentNotFound, BadPolicy, ConfigError, InvalidInput, ModelError
+from power_agent.errors import BadPolicy, ConfigError, InvalidInput, ModelError
 from power_agent.limits import Limits
 from power_agent.loop import StatefulAgentLoop
 from power_agent.policy import Policy
@@ -38,12 +38,7 @@ class Nameplate:
 
 
 def described(settings: Settings, *, asks: bool = True) -> StatefulAgentLoop:
-    """Build an agent from its description."""
-    stated = settings.find("model")
-    if stated is None:
-        hint = "Name the code that makes it (--agent module:name), or describe it in power-agent.toml (at least `model`)."
-        near = likely(Path.cwd()) or ["MODULE:NAME"]
-        raise AgentNotFound("No agent is named and none is described.", hint=hint, agent="", commands=[("send", "SESSION", "MESSAGE", "--agent", one) for one in near[:2]])
+    """Build an agent from its description, of which a model is the least."""
     own: list[Any] = []
     for spec in settings.get("tools") or ():
         found = load(spec, settings.folder("tools"))

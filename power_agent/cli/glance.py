@@ -110,7 +110,7 @@ def sessions(db: Log, limit: int = -1) -> list[Seen]:
     """List sessions, the one that changed last first."""
     pending: dict[str, list[tuple[str, str, str]]] = {}
     for session, call, tool, state in db.execute("SELECT session, call, tool, state FROM pending"):
-        pending.setdefault(session, []).append((call, tool, state))
+        pending.setdefault(session, []).append((call, tool, _place(db, session, call, state)))
     rows = [_Row(*row) for row in db.execute(_SESSIONS + "ORDER BY changed_at DESC, session LIMIT ?", (limit,)).fetchall()]
     return [_seen(db, row, tuple(pending.get(row.session, ()))) for row in rows]
 
@@ -120,7 +120,16 @@ def session(db: Log, name: str) -> Seen | None:
     row = db.execute(_SESSIONS + "WHERE session = ?", (name,)).fetchone()
     if row is None:
         return None
-    return _seen(db, _Row(*row), tuple(db.execute("SELECT call, tool, state FROM pending WHERE session = ?", (name,)).fetchall()))
+    found = db.execute("SELECT call, tool, state FROM pending WHERE session = ?", (name,)).fetchall()
+    return _seen(db, _Row(*row), tuple((call, tool, _place(db, name, call, state)) for call, tool, state in found))
+
+
+def _place(db: Log, session: str, call: str, state: str) -> str:
+    """Tell a doubted call about which somebody decided already from one that waits for that."""
+    if state != "doubted":
+        return state
+    last = db.execute("SELECT kind FROM log WHERE session = ? AND call = ? ORDER BY seq DESC LIMIT 1", (session, call)).fetchone()
+    return "retried" if last and last[0] == "call.retried" else state
 
 
 def _seen(db: Log, row: _Row, calls: Calls) -> Seen:

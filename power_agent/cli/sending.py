@@ -75,7 +75,7 @@ def send(  # noqa: PLR0913  what a person may say at once
                 teller.take(item)
             return items.result
 
-    return _turn(settings, lambda path: _whom(path, session, agent, new=new), act, {"agent": agent}, stream=stream)
+    return _turn(settings, lambda path: _whom(path, session, agent, new=new), act, {"agent": agent}, stream=stream, again=("send", session, "MESSAGE"))
 
 
 def resume(  # noqa: PLR0913  the same
@@ -99,7 +99,7 @@ def resume(  # noqa: PLR0913  the same
         loop.look_on(lambda seen: teller.take(seen) if seen.session == name else None)
         return await loop.resume(name)
 
-    return _turn(settings, lambda path: known(path, session), act, {"agent": agent}, stream=stream)
+    return _turn(settings, lambda path: known(path, session), act, {"agent": agent}, stream=stream, again=("resume", session))
 
 
 def _whom(path: str, ref: str, agent: str | None, *, new: bool) -> str:
@@ -122,13 +122,13 @@ def _whom(path: str, ref: str, agent: str | None, *, new: bool) -> str:
 Act = Callable[[StatefulAgentLoop, str, Teller], Awaitable[TurnResult | Left]]
 
 
-def _turn(settings: Settings, whom: Callable[[str], str], act: Act, flags: dict[str, str | None], *, stream: bool | None) -> int:
+def _turn(settings: Settings, whom: Callable[[str], str], act: Act, flags: dict[str, str | None], *, stream: bool | None, again: tuple[str, ...]) -> int:
     """Find agent and session, run a turn, show how it ended; an interruption says how to go on."""
     where: dict[str, str] = {}
     teller = Teller(sys.stdout, pieces=fancy(sys.stdout) and not voice.as_json and not voice.quiet if stream is None else stream)
 
     async def work() -> tuple[TurnResult | Left, bool]:
-        loop = await find_agent(settings)
+        loop = await find_agent(settings, again)
         path = where["path"] = str(getattr(loop.store, "path", settings.store))
         _remember_store(settings, path)
         name = where["session"] = teller.session = whom(path)
