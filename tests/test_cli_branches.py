@@ -73,15 +73,20 @@ def test_diff_of_two_moments(run):
 
 def test_graph_of_a_family(run):
     """Forks and forks of forks below each other, with where they left; also when a branch is named; --json has it as rows."""
-    for words in (("done", "--at", "12", "--as", "late"), ("done", "--at", "6", "--as", "early"), ("early", "--as", "grandchild")):
+    for words in (("done", "--at", "12", "--as", "late"), ("done", "--at", "6", "--as", "early"), ("early", "--as", "grandchild"), ("done", "--at", "9", "--as", "middle")):
         assert run("fork", *words).code == 0
     for name in ("done", "early", "grandchild"):
         rows = run("history", name, "--graph", "--json").data["graph"]
         assert [(row["session"], row["parent"], row["at"], row["depth"]) for row in rows] == [
-            ("done", None, None, 0), ("early", "done", 6, 1), ("grandchild", "early", 7, 2), ("late", "done", 12, 1)
+            ("done", None, None, 0), ("early", "done", 6, 1), ("grandchild", "early", 7, 2), ("middle", "done", 9, 1), ("late", "done", 12, 1)
         ]  # fmt: skip
-    assert [line.split(" ")[:3] for line in run("history", "done", "--graph").out.splitlines()][1:] == [["├─", "early", ""], ["│", "", "└─"], ["└─", "late", ""]]
-    assert len(run("history", "--graph", "--json").data["graph"]) == 12
+    assert [line.split(" ")[:3] for line in run("history", "done", "--graph").out.splitlines()][1:] == [
+        ["├─", "early", ""],
+        ["│", "", "└─"],
+        ["├─", "middle", ""],
+        ["└─", "late", ""],
+    ]
+    assert len(run("history", "--graph", "--json").data["graph"]) == 13
 
 
 def test_graph_of_a_long_line(run):

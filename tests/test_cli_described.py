@@ -125,6 +125,7 @@ def test_models_names_keys_and_never_values(run, project, monkeypatch):
     assert set(found) >= set(PROVIDERS)
     assert (found["openai"]["ready"], found["openai"]["set"], found["openai"]["moved"]) == (True, ["OPENAI_API_KEY"], True)
     assert (found["anthropic"]["ready"], found["anthropic"]["keys"]) == (False, ["ANTHROPIC_API_KEY"])
+    assert not found["anthropic"]["moved"]
     assert found["ollama"]["ready"]
     for words in (("models",), ("models", "--json"), ("doctor",), ("doctor", "--json")):
         shown_ = run(*words)
@@ -141,7 +142,7 @@ def test_reads_run_and_changes_are_asked_about(run, project, here, monkeypatch):
     project('model = "openai-chat:m"\ntoolboxes = ["files", "todo", "person"]\ntools = ["agent:pay"]')
     (here / "notes.txt").write_text("buy milk\n", encoding="utf-8")
     own = Said(calls=(Call("pay", {"to": "Ada", "euros": 5}, provider_id="p2"), Call("todo", {"items": [{"text": "x"}]}, provider_id="p3")), finish="calls")
-    with Provider(read("notes.txt"), own, write("new.txt", "one\ntwo"), Said(text="Written.")) as provider:
+    with Provider(read(str(here / "notes.txt")), own, write("new.txt", "one\ntwo"), Said(text="Written.")) as provider:
         reach(monkeypatch, provider)
         told = run("send", "work", "go", "--new")
         assert told.code == 5, told.err
