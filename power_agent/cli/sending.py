@@ -95,6 +95,7 @@ def resume(  # noqa: PLR0913  the same
     settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
 
     async def act(loop: StatefulAgentLoop, name: str, teller: Teller) -> TurnResult:
+        teller.know({call: found.call.name for call, found in (await loop.state(name)).calls.items()})
         loop.listen(lambda kept: teller.take(kept) if kept.session == name else None)
         loop.look_on(lambda seen: teller.take(seen) if seen.session == name else None)
         return await loop.resume(name)

@@ -6,6 +6,7 @@ Glimpses are not facts. What was told of an answer counts when its fact says the
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple, TextIO
 
 from power_agent import events as e
@@ -31,6 +32,10 @@ class Teller:
         self._stdout = stdout
         self._pieces = pieces
         self._tools: dict[str, str] = {}
+
+    def know(self, tools: Mapping[str, str]) -> None:
+        """Learn which call is of which tool, of those that were made before."""
+        self._tools |= tools
 
     def take(self, item: Envelope | Glimpsed) -> None:
         """Tell one thing."""
