@@ -142,7 +142,7 @@ def test_reads_run_and_changes_are_asked_about(run, project, here, monkeypatch):
     project('model = "openai-chat:m"\ntoolboxes = ["files", "todo", "person"]\ntools = ["agent:pay"]')
     (here / "notes.txt").write_text("buy milk\n", encoding="utf-8")
     own = Said(calls=(Call("pay", {"to": "Ada", "euros": 5}, provider_id="p2"), Call("todo", {"items": [{"text": "x"}]}, provider_id="p3")), finish="calls")
-    with Provider(read(str(here / "notes.txt")), own, write("new.txt", "one\ntwo"), Said(text="Written.")) as provider:
+    with Provider(read("notes.txt"), own, write("new.txt", "one\ntwo"), Said(text="Written.")) as provider:
         reach(monkeypatch, provider)
         told = run("send", "work", "go", "--new")
         assert told.code == 5, told.err
@@ -154,6 +154,31 @@ def test_reads_run_and_changes_are_asked_about(run, project, here, monkeypatch):
     assert (here / "new.txt").read_text(encoding="utf-8") == "one\ntwo"
     kinds = [event["event"]["call"] for event in run("history", "work", "--kind", "call.approval_asked", "--json").data["events"]]
     assert kinds == ["t1r3c1"]
+    done = [event["event"]["call"] for event in run("history", "work", "--kind", "call.succeeded", "--json").data["events"]]
+    assert done == ["t1r1c1", "t1r2c1", "t1r2c2", "t1r3c1"]
+
+
+PEEK = """
+from power_agent import tool
+from power_agent.policy.commands import Nature
+
+@tool(nature=Nature(does="reads", paths=("path",)))
+def peek(path: str) -> str:
+    'Peek.'
+    return "peeked"
+"""
+
+
+def test_what_a_tool_says_of_itself_counts(run, project, here, monkeypatch):
+    """Under rules one's own tool that says it reads runs beneath the root, and is asked about outside of it."""
+    (here / "eye.py").write_text(PEEK, encoding="utf-8")
+    project('model = "openai-chat:m"\ntools = ["eye:peek", "agent:pay"]\n[policy]\nmode = "on-request"')
+    places = [str(here / "notes.txt"), "/etc/passwd"]
+    calls = [*(Call("peek", {"path": place}, provider_id=place) for place in places), Call("pay", {"to": "Ada", "euros": 5}, provider_id="p")]
+    with Provider(Said(calls=tuple(calls), finish="calls")) as provider:
+        reach(monkeypatch, provider)
+        told = run("send", "work", "go", "--new", "--json")
+    assert [call["id"] for call in told.data["result"]["pending"]] == ["t1r1c2", "t1r1c3"]
 
 
 def test_a_question_to_a_person_is_answered_from_a_shell(run, project, monkeypatch):
