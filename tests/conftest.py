@@ -22,13 +22,15 @@ def past(tmp_path_factory):
     """A folder in which everything has happened."""
     folder = tmp_path_factory.mktemp("past")
     shell.eventful(folder)
+    told = shell.piped("export", "done", "past.jsonl", cwd=folder)
+    assert told.code == 0, told.err
     return folder
 
 
 @pytest.fixture
 def here(past, tmp_path, monkeypatch):
     """The same folder, for one test alone, as the working directory of a person without settings."""
-    for name in ("agent.py", "power-agent.db"):
+    for name in ("agent.py", "power-agent.db", "past.jsonl"):
         shutil.copy(past / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))

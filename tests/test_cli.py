@@ -28,6 +28,15 @@ EVERYDAY: dict[str, tuple[tuple[str, ...], int, str]] = {
     "abort": (("abort", "doubted"), 0, ""),
     "cancel": (("cancel", "waiting"), 0, ""),
     "close": (("close", "done"), 0, ""),
+    "fork": (("fork", "done", "--at", "4", "--as", "branch"), 0, "branch\n"),
+    "diff": (("diff", "done", "--before", "9"), 0, "+ assistant: calls pay"),
+    "replay": (("replay", "done", "--agent", "agent:make"), 1, "diverged at event"),
+    "export": (("export", "done", "done.jsonl"), 0, ""),
+    "import": (("import", "past.jsonl", "--store", "other.db"), 0, "done\n"),
+    "salvage": (("salvage", "power-agent.db", "saved.db"), 0, "done: kept up to event 17"),
+    "erase": (("erase", "done", "--yes"), 0, ""),
+    "prune": (("prune", "--older-than", "0s", "--yes"), 0, "closed\n"),
+    "models": (("models",), 0, "ANTHROPIC_API_KEY"),
     "sessions": (("sessions",), 0, "limited  limit"),
     "history": (("history", "done"), 0, "call.succeeded"),
     "show": (("show", "waiting"), 0, "t1r1c2 pay: waiting"),
@@ -75,7 +84,7 @@ def test_verb_as_json(verb, run):
 def shape(value: Any) -> Any:
     """Return what a document is made of: names and types. Of a list what all its items have or may have."""
     if isinstance(value, dict):
-        return {name: "free" if name in {"event", "settings", "arguments", "tips"} else shape(inner) for name, inner in sorted(value.items())}
+        return {name: "free" if name in {"event", "settings", "arguments", "tips", "parts", "recorded", "now"} else shape(inner) for name, inner in sorted(value.items())}
     if isinstance(value, list):
         merged: Any = None
         for item in map(shape, value):
@@ -291,6 +300,16 @@ def test_a_call_that_waits_is_freed_from_a_shell(run):
     assert "error[already_settled]" in told.err
 
 
+def test_a_retry_needs_no_second_decision(run):
+    """Once it is kept, nobody is asked again: what is left is to resume, in every verb that says what is stuck."""
+    told = run("settle", "doubted", "t1r1c1", "retry")
+    assert "power-agent resume doubted" in told.err
+    assert "power-agent settle" not in told.err
+    assert "power-agent resume doubted" in run("pending", "doubted").err
+    found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}["doubted"]
+    assert (found["standing"], found["commands"][0]) == ("interrupted", "power-agent resume doubted")
+
+
 def test_a_doubted_call_takes_a_result(run):
     """What may have happened is handed in, as text or as JSON."""
     told = run("settle", "doubted", "t1r1c1", "result", "it", "did")
@@ -492,11 +511,32 @@ def test_doctor_looks_at_everything(run, monkeypatch):
     told = run("doctor", "--json")
     assert "very-secret" not in told.out + told.err
     findings = {one["what"]: one for one in told.data["findings"]}
-    assert {"sqlite", "install", "keys", "settings", "filesystem", "disk", "store", "wal", "durability", "session"} == set(findings)
+    assert {"sqlite", "install", "keys", "settings", "filesystem", "disk", "store", "wal", "durability", "session", "models", "sandbox", "snapshots"} == set(findings)
     assert findings["keys"]["told"] == "EXAMPLE_API_KEY"
     assert "journal_mode=wal, synchronous=2" in findings["durability"]["told"]
     assert {one["session"] for one in told.data["stuck"]} == {"failed", "limited", "waiting", "doubted", "crashed"}
     assert all(one["commands"] for one in told.data["stuck"])
+
+
+def test_doctor_says_when_a_store_is_large(run, monkeypatch):
+    """Above some size the store is a warning, with what makes it smaller; cached states are counted either way."""
+    assert {one["what"]: one for one in run("doctor", "--json").data["findings"]}["store"]["state"] == "good"
+    monkeypatch.setattr("power_agent.cli.health.LARGE_STORE_BYTES", 10)
+    findings = {one["what"]: one for one in run("doctor", "--json").data["findings"]}
+    assert findings["store"]["state"] == "warn"
+    assert "power-agent prune --older-than 90d --dry-run" in findings["store"]["commands"]
+    assert "cached states" in findings["snapshots"]["told"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_doctor_tells_of_a_sandbox(there, run, here, monkeypatch):
+    """As information: whether bubblewrap is there."""
+    (here / "bwrap").write_text("#!/bin/sh\n", encoding="utf-8")
+    (here / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(here) if there else "/nowhere")
+    found = {one["what"]: one for one in run("doctor", "--json").data["findings"]}["sandbox"]
+    assert found["state"] == "note"
+    assert (str(here / "bwrap") in found["told"]) == there
 
 
 def test_doctor_reads_back_the_durability(run, here):

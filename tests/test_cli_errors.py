@@ -16,7 +16,19 @@ from power_agent.errors import PowerAgentError
 
 KINDS = sorted(PowerAgentError.all_codes().items())
 EXITS = {
-    2: {"invalid_input", "invalid_session_id", "key_needs_session", "key_conflict", "event_too_large", "usage", "config", "agent_not_found", "bad_policy"},
+    2: {
+        "invalid_input",
+        "invalid_session_id",
+        "key_needs_session",
+        "key_conflict",
+        "event_too_large",
+        "usage",
+        "config",
+        "agent_not_found",
+        "bad_policy",
+        "import_refused",
+        "export_redacted",
+    },
     3: {"session_not_found", "nothing_to_resume"},
     5: {"session_pending"},
     7: {"session_busy", "ownership_lost"},
@@ -88,7 +100,8 @@ def test_every_code_is_a_real_status():
 @pytest.mark.parametrize(("line", "hint"), [
     ("sned done x", "Did you mean send?"),
     ("xyzzy", "The verbs are: demo"),
-    ("history", "Missing argument"),
+    ("history", "power-agent history @last"),
+    ("show", "Missing argument"),
     ("history done --knid call", "--kind"),
     ("history done --limit many", "--limit"),
     ("history done --kind cal", "Did you mean call?"),
@@ -152,7 +165,10 @@ def test_no_agent_at_all(run, here):
     """Sending needs an agent; how to name one is said, and what looks like one in the folder's files, which are read and not run."""
     told = run("send", "done", "hello")
     assert told.code == 2
-    assert "power-agent send SESSION MESSAGE --agent MODULE:NAME" in told.err
+    assert "power-agent send done MESSAGE --agent agent:make" in told.err
+    (here / "agent.py").unlink()
+    assert "power-agent send done MESSAGE --agent MODULE:NAME" in run("send", "done", "hello").err
+    assert "power-agent resume done --agent MODULE:NAME" in run("resume", "done").err
     (here / "bot.py").write_text("raise SystemExit\nhelper = StatefulAgentLoop(None)\n", encoding="utf-8")
     assert "--agent bot:helper" in run("send", "done", "hello").err
     assert "Did you mean bot:helper?" in run("send", "done", "hello", "--agent", "bot").err

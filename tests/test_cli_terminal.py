@@ -168,6 +168,12 @@ def test_two_shells_at_once(here):
     assert b"settle done" in error
 
 
+def test_resume_names_the_tool(here):
+    """What goes on is told with the name of the tool, also for a call that was made before."""
+    assert piped("settle", "waiting", "t1r1c2", "approve", cwd=here).code == 0
+    assert "t1r1c2 pay" in shown(Terminal("resume", "waiting", "--agent", "agent:make", cwd=here).end().out)
+
+
 def test_settled_while_another_waits(here):
     """An approval from a second shell is all it takes; the first one's session goes on with resume."""
     assert piped("settle", "waiting", "t1r1c2", "approve", cwd=here).code == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any, NamedTuple, cast
 
 import typer
@@ -35,13 +36,22 @@ VERBS: dict[str, Verb] = {
     "abort": Verb("Decide", "deciding", "end every unresolved call and the open turn"),
     "cancel": Verb("Decide", "deciding", "ask a running turn to end"),
     "close": Verb("Decide", "deciding", "let a session take no more input"),
+    "fork": Verb("Branch", "branching", "begin a session that shares another one's past, up to any event"),
+    "diff": Verb("Branch", "comparing", "what two sessions, or two moments of one, do not share"),
+    "replay": Verb("Branch", "comparing", "would the agent of today go the way that was recorded?"),
     "sessions": Verb("Look", "looking", "all sessions and where each stands"),
-    "history": Verb("Look", "looking", "what happened, an event per line; --timeline draws it"),
+    "history": Verb("Look", "looking", "what happened, an event per line; --timeline and --graph draw it"),
     "show": Verb("Look", "looking", "a session now or at any event; one event in full; what the model sees"),
-    "tail": Verb("Look", "looking", "watch a session that another process drives"),
+    "tail": Verb("Look", "watching", "watch one session or all of them, whoever drives them"),
     "stats": Verb("Look", "counting", "tokens, tools, durations"),
+    "export": Verb("Move", "carrying", "a session as a file that another store lets in"),
+    "import": Verb("Move", "carrying", "let an exported session in, after checking every byte"),
+    "salvage": Verb("Move", "carrying", "what can be saved of a damaged store, into a new one"),
     "verify": Verb("Keep", "keeping", "recompute every hash and every move"),
     "backup": Verb("Keep", "keeping", "a consistent copy of the whole store"),
+    "erase": Verb("Forget", "forgetting", "destroy what a session holds, lawfully and visibly; asks first"),
+    "prune": Verb("Forget", "forgetting", "erase what was closed long ago; --dry-run says what"),
+    "models": Verb("Set up", "providers", "who can answer, and which keys are set"),
     "doctor": Verb("Set up", "health", "what is wrong here, and the command that helps"),
     "config": Verb("Set up", "health", "what is set, and who set it"),
     "paths": Verb("Set up", "health", "where everything is"),
@@ -61,7 +71,7 @@ class Verbs(core.TyperGroup):
         if verb is None:
             return None
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(cmd_name)(getattr(import_module(f"power_agent.cli.{verb.room}"), cmd_name))
+        alone.command(cmd_name)(getattr(import_module(f"power_agent.cli.{verb.room}"), f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name))
         return typer.main.get_command(alone)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

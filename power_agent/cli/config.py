@@ -25,12 +25,19 @@ KINDS: dict[str, str] = {
     "model": "text",
     "system": "text",
     "tools": "texts",
+    "toolboxes": "texts",
+    "files": "switch",
+    "files.root": "text",
+    "files.protect": "texts",
+    "files.ignore": "switch",
     "policy": "text",
+    "policy.mode": "text",
+    "policy.rules": "tables",
     "store": "text",
     "durability": "text",
     **{f"limits.{field.name}": "number" for field in fields(Limits)},
 }
-TABLES = ("limits", "settings")
+TABLES = ("limits", "settings", "policy", "files")
 DEFAULTS = {"store": "power-agent.db", "durability": "full"}
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -82,6 +89,15 @@ class Settings:
     def table(self, name: str) -> dict[str, Any]:
         """Return all values below a name."""
         return {key.removeprefix(f"{name}."): self.get(key) for key in self._found if key.startswith(f"{name}.")}
+
+    def unnamed(self) -> tuple[str, ...]:
+        """Return what has to be added to a command that needs an agent, as long as the settings know none."""
+        return () if self.find("agent") or self.find("model") else ("--agent", "MODULE:NAME")
+
+    def folder(self, key: str) -> Path:
+        """Return where paths and modules in a setting start."""
+        found = self._found.get(key)
+        return found.folder if found is not None else Path.cwd()
 
     @property
     def store(self) -> str:
@@ -163,9 +179,11 @@ def _checked(key: str, value: Any, origin: str) -> Any:
         "text": isinstance(value, str),
         "texts": isinstance(value, list) and all(isinstance(item, str) for item in value),
         "number": isinstance(value, int | float) and not isinstance(value, bool),
+        "switch": isinstance(value, bool),
+        "tables": isinstance(value, list) and all(isinstance(item, dict) for item in value),
     }[kind]
     if not fits:
-        wanted = {"text": "a text", "texts": "a list of texts", "number": "a number"}[kind]
+        wanted = {"text": "a text", "texts": "a list of texts", "number": "a number", "switch": "true or false", "tables": "a list of tables"}[kind]
         raise ConfigError(f"{origin}: {key} wants {wanted}, not {value!r}.", hint="Mend it there, or set it with --set.", key=key)
     if key == "durability" and "$" not in value and value not in {"full", "normal"}:
         raise ConfigError(f"{origin}: durability is full or normal, not {value!r}.", hint="full survives power loss, normal only the death of the process.", key=key)

@@ -21,9 +21,13 @@ from power_agent.cli.running import run
 from power_agent.cli.saying import voice
 from power_agent.cli.telling import arguments, as_data
 from power_agent.errors import SessionPending, UsageError
+from power_agent.policy.showing import shown
 from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, Approve, Decision, Deny, Result, Retry
+from power_agent.state import SessionState
 
+LONG_CHARACTERS = 200
+"""Of one argument: a longer one stands on lines of its own."""
 DECISIONS = ("approve", "deny", "retry", "result", "abort")
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the log, and the model is told.", show_default=False)]
 
@@ -50,8 +54,26 @@ def known(path: str, ref: str) -> str:
 def show_pending(name: str, calls: list[PendingCall], *, cancelled: bool = False) -> None:
     """Tell each call that waits, and what may be typed about it."""
     for call in calls:
-        voice.note(f"  {call.id} ", (call.tool, "bold"), f"({arguments(call.arguments)}) is ", (call.state, "bold yellow"), f". {call.question or call.why}")
+        first, *rest = in_question(call).split("\n")
+        voice.note(f"  {call.id} is ", (call.state, "bold yellow"), f": {first}")
+        for line in rest:
+            voice.note(f"    {line}")
         voice.commands("try:", _commands(name, call, cancelled=cancelled))
+
+
+def in_question(call: PendingCall) -> str:
+    """Return what a person decides about: all that would run, and nothing that looks like something else. A text of several lines
+    stands on lines of its own.
+    """
+    why = f"  {shown(call.question or call.why)}"
+    if not any(isinstance(value, str) and ("\n" in value or len(value) > LONG_CHARACTERS) for value in call.arguments.values()):
+        whole = shown(f"{call.tool}({arguments(call.arguments)})")
+        return whole + why if "\n" not in whole else f"{whole}\n{why.strip()}"
+    lines = [f"{shown(call.tool)}{why}"]
+    for name, value in call.arguments.items():
+        inside = shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split("\n")
+        lines += [f"  {shown(name)}: {inside[0]}"] if len(inside) == 1 else [f"  {shown(name)}:", *(f"  │ {line}" for line in inside)]
+    return "\n".join(lines)
 
 
 def possible(call: PendingCall, *, cancelled: bool = False) -> tuple[str, ...]:
@@ -60,6 +82,11 @@ def possible(call: PendingCall, *, cancelled: bool = False) -> tuple[str, ...]:
         return ("result", "abort") if call.external else ("approve", "deny", "abort")
     found = {"doubted": ("retry", "result", "abort"), "approved": ("abort",)}.get(call.state, ())
     return tuple(word for word in found if not (cancelled and word == "retry"))
+
+
+def released(state: SessionState) -> set[str]:
+    """Return the doubted calls that somebody told to run again: no person is needed any more, only somebody who resumes."""
+    return {name for name, call in state.calls.items() if call.place == "doubted" and call.permitted_by is not None}
 
 
 def _commands(name: str, call: PendingCall, *, cancelled: bool) -> list[str]:
@@ -77,18 +104,23 @@ def pending(session: options.MaybeSession = None, *, store: options.Store = None
     with looking(path) as db:
         names = [named(db, session)] if session else [one.session for one in sessions(db) if one.calls]
 
-    async def work() -> list[tuple[str, PendingCall, bool]]:
+    async def work() -> list[tuple[str, PendingCall, bool, bool]]:
         async with reading_loop(path) as loop:
             states = [await loop.state(name) for name in names]
-        return [(state.session, call, state.cancel is not None) for state in states for call in pending_of(state)]
+        return [(state.session, call, state.cancel is not None, call.id in released(state)) for state in states for call in pending_of(state)]
 
     found = run(work())
     if as_json:
-        voice.data({"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled)} for name, call, cancelled in found]})
+        voice.data(
+            {"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled), "shown": in_question(call)} for name, call, cancelled, _ in found]}
+        )
         return DONE
-    for name, call, cancelled in found:
-        voice.line(f"{name}  {call.id}  ", (call.state, "bold yellow"), f"  {call.tool}({arguments(call.arguments)})  {call.question or call.why}")
-        voice.commands("try:", _commands(name, call, cancelled=cancelled))
+    for name, call, cancelled, decided in found:
+        first, *rest = in_question(call).split("\n")
+        voice.line(f"{name}  {call.id}  ", (call.state, "bold yellow"), f"  {first}", whole=True)
+        for line in rest:
+            voice.line(f"    {line}", whole=True)
+        voice.commands("try:", [voice.command("resume", name)] if decided else _commands(name, call, cancelled=cancelled))
     if not found:
         voice.note("Nothing is pending.")
     return DONE
@@ -112,16 +144,16 @@ def settle(  # noqa: PLR0913  a decision and who made it
     path = store_of(store)
     name = known(path, session)
 
-    async def work() -> tuple[list[PendingCall], bool]:
+    async def work() -> tuple[list[PendingCall], SessionState]:
         async with reading_loop(path) as loop:
-            return await loop.settle(name, call, what, by=by or _me()), (await loop.state(name)).cancel is not None
+            return await loop.settle(name, call, what, by=by or me()), await loop.state(name)
 
-    left, cancelled = run(work())
+    left, state = run(work())
     if as_json:
         voice.data({"session": name, "call": call, "decision": decision, "pending": as_data(left)})
     voice.note(f"Kept: {decision} {call} of session {name}.")
-    needs_person = [one for one in left if one.state in {"waiting", "doubted"}]
-    show_pending(name, needs_person, cancelled=cancelled)
+    needs_person = [one for one in left if one.state in {"waiting", "doubted"} and one.id not in released(state)]
+    show_pending(name, needs_person, cancelled=state.cancel is not None)
     if not needs_person:
         _go_on(path, name)
     return DONE
@@ -181,7 +213,7 @@ def abort(
 
     async def work() -> list[PendingCall]:
         async with reading_loop(path) as loop:
-            return await loop.abort_pending(name, reason=reason or "no reason given", call_ids=call, by=by or _me())
+            return await loop.abort_pending(name, reason=reason or "no reason given", call_ids=call, by=by or me())
 
     ended = run(work())
     if as_json:
@@ -203,7 +235,7 @@ def cancel(session: options.Session, *, reason: Reason = None, by: options.By = 
 
     async def work() -> bool:
         async with reading_loop(path) as loop:
-            return await loop.cancel(name, reason=reason or "cancelled", by=by or _me())
+            return await loop.cancel(name, reason=reason or "cancelled", by=by or me())
 
     kept = run(work())
     if as_json:
@@ -237,7 +269,7 @@ def close(
 
     async def work() -> None:
         async with reading_loop(path) as loop:
-            await loop.close_session(name, reason=reason or "closed", abort=abort_first, by=by or _me())
+            await loop.close_session(name, reason=reason or "closed", abort=abort_first, by=by or me())
 
     try:
         run(work())
@@ -259,7 +291,8 @@ def store_of(flag: str | None) -> str:
     return settings.store
 
 
-def _me() -> str:
+def me() -> str:
+    """Return who types: the login name."""
     with contextlib.suppress(OSError, KeyError):
         return getpass.getuser()
     return "a person"

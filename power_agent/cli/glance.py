@@ -23,7 +23,7 @@ from power_agent.store.file import Log, open_log, translated
 from power_agent.store.migrate import APPLICATION_ID
 
 LAST = "@last"
-_SESSIONS = "SELECT session, head, owner, deadline, erased, parent, opened_at, changed_at, turn_open FROM sessions "
+_SESSIONS = "SELECT session, head, owner, deadline, erased, parent, opened_at, changed_at, turn_open, base FROM sessions "
 _SHOWN = 8
 
 
@@ -41,6 +41,7 @@ class Seen(NamedTuple):
     changed_at: int
     owner: str | None
     deadline: int
+    base: int = 0
 
     @property
     def stuck(self) -> bool:
@@ -97,6 +98,7 @@ class _Row(NamedTuple):
     opened_at: int | None
     changed_at: int | None
     turn_open: int
+    base: int
 
 
 Calls = tuple[tuple[str, str, str], ...]
@@ -108,7 +110,7 @@ def sessions(db: Log, limit: int = -1) -> list[Seen]:
     """List sessions, the one that changed last first."""
     pending: dict[str, list[tuple[str, str, str]]] = {}
     for session, call, tool, state in db.execute("SELECT session, call, tool, state FROM pending"):
-        pending.setdefault(session, []).append((call, tool, state))
+        pending.setdefault(session, []).append((call, tool, _place(db, session, call, state)))
     rows = [_Row(*row) for row in db.execute(_SESSIONS + "ORDER BY changed_at DESC, session LIMIT ?", (limit,)).fetchall()]
     return [_seen(db, row, tuple(pending.get(row.session, ()))) for row in rows]
 
@@ -118,12 +120,21 @@ def session(db: Log, name: str) -> Seen | None:
     row = db.execute(_SESSIONS + "WHERE session = ?", (name,)).fetchone()
     if row is None:
         return None
-    return _seen(db, _Row(*row), tuple(db.execute("SELECT call, tool, state FROM pending WHERE session = ?", (name,)).fetchall()))
+    found = db.execute("SELECT call, tool, state FROM pending WHERE session = ?", (name,)).fetchall()
+    return _seen(db, _Row(*row), tuple((call, tool, _place(db, name, call, state)) for call, tool, state in found))
+
+
+def _place(db: Log, session: str, call: str, state: str) -> str:
+    """Tell a doubted call about which somebody decided already from one that waits for that."""
+    if state != "doubted":
+        return state
+    last = db.execute("SELECT kind FROM log WHERE session = ? AND call = ? ORDER BY seq DESC LIMIT 1", (session, call)).fetchone()
+    return "retried" if last and last[0] == "call.retried" else state
 
 
 def _seen(db: Log, row: _Row, calls: Calls) -> Seen:
     standing, why, commands = _standing(db, row, calls)
-    return Seen(row.session, row.head, standing, why, commands, calls, row.parent, row.opened_at or 0, row.changed_at or 0, row.owner, row.deadline)
+    return Seen(row.session, row.head, standing, why, commands, calls, row.parent, row.opened_at or 0, row.changed_at or 0, row.owner, row.deadline, row.base)
 
 
 def _standing(db: Log, row: _Row, calls: Calls) -> Standing:
@@ -131,7 +142,23 @@ def _standing(db: Log, row: _Row, calls: Calls) -> Standing:
         return "erased", "Its contents were destroyed.", ()
     if row.turn_open and living(row.owner, row.deadline):
         return "running", f"Process {pid(row.owner or '')} works on it.", (("tail", row.session), ("cancel", row.session))
-    return _open(db, row.session, calls) if row.turn_open else _at_rest(db, row.session)
+    if row.turn_open:
+        return _open(db, row.session, calls)
+    return _untouched(db, row) if row.parent is not None else _at_rest(db, row.session)
+
+
+def _untouched(db: Log, row: _Row) -> Standing:
+    """Say how a fork stands; as long as nothing happened in it, by what its parents did up to where it left them."""
+    name, upto = row.session, row.head
+    while True:
+        found = db.execute("SELECT kind FROM log WHERE session = ? AND seq <= ? AND kind IN ('turn.started', 'turn.ended') ORDER BY seq DESC LIMIT 1", (name, upto)).fetchone()
+        up = db.execute("SELECT parent, base FROM sessions WHERE session = ?", (name,)).fetchone()
+        if found is not None or up is None or up[0] is None:
+            break
+        name, upto = up
+    if found is not None and found[0] == "turn.started" and name != row.session:
+        return "idle", f"A turn of {name} was open where it left; it can go on here.", (("resume", row.session),)
+    return _at_rest(db, row.session)
 
 
 def _at_rest(db: Log, name: str) -> Standing:

@@ -23,6 +23,7 @@ from power_agent.cli.config import KINDS, Setting, Settings, variable
 from power_agent.cli.deciding import store_of
 from power_agent.cli.glance import Seen, looking, sessions
 from power_agent.cli.looking import listing
+from power_agent.cli.providers import known_providers
 from power_agent.cli.saying import Part, voice
 from power_agent.errors import ConfigError, StoreError, StoreNotFound, UsageError
 from power_agent.limits import COMMITS_PER_CHECKPOINT
@@ -33,6 +34,8 @@ LOW_DISK_BYTES = 500_000_000
 """Below it a turn with a few large outputs may fill the disk."""
 LARGE_WAL_BYTES = 64_000_000
 """Sixteen times what a checkpoint leaves: somebody has been reading old pages for long."""
+LARGE_STORE_BYTES = 4_000_000_000
+"""A copy or a verify of more takes minutes."""
 _STYLES = {"good": "green", "note": "cyan", "warn": "yellow", "bad": "bold red"}
 _NOT_EXTRAS = {"dev", "test"}
 _SYNCS = 5
@@ -90,6 +93,12 @@ def _machine() -> Iterator[Finding]:
     yield from _installed()
     keys = sorted(name for name, value in os.environ.items() if value and re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY", name))
     yield Finding("keys", "good" if keys else "note", ", ".join(keys) if keys else "No variable that ends in _API_KEY is set; a model behind a network will want one.")
+    ready, rest = [one for one in known_providers() if one.ready], [one for one in known_providers() if not one.ready]
+    without = f"; without a key: {', '.join(one.provider for one in rest)}" if rest else ""
+    yield Finding("models", "good" if ready else "note", f"ready: {', '.join(one.provider for one in ready) or 'none'}{without}.", (voice.command("models"),) if rest else ())
+    sandbox = shutil.which("bwrap")
+    told = f"bubblewrap is {sandbox}" if sandbox else "bubblewrap is not installed"
+    yield Finding("sandbox", "note", f"{told}. Tools run as you do: no tool of this package starts programs in a sandbox yet.")
 
 
 def _installed() -> Iterator[Finding]:
@@ -150,7 +159,17 @@ def _store(path: str, durability: str) -> tuple[list[Seen], list[Finding]]:
             seen = sessions(db)
             events, wal = db.execute("SELECT coalesce(max(pos), 0) FROM log").fetchone()[0], Path(f"{path}-wal")
             waiting = wal.stat().st_size if wal.exists() else 0
-        found.append(Finding("store", "good", f"{path}: {len(seen):,} sessions, {events:,} events, {Path(path).stat().st_size / 1e6:,.1f} MB."))
+            cached = db.execute("SELECT count(*), coalesce(sum(length(body)), 0), coalesce(max(length(body)), 0) FROM snapshot").fetchone()
+        size = Path(path).stat().st_size
+        huge = size > LARGE_STORE_BYTES
+        advised = (voice.command("prune", "--older-than", "90d", "--dry-run"), voice.command("sessions")) if huge else ()
+        told = f"{path}: {len(seen):,} sessions, {events:,} events, {size / 1e6:,.1f} MB." + (
+            " Backups, verify and the disk feel it: export and erase what is over." if huge else ""
+        )
+        found.append(Finding("store", "warn" if huge else "good", told, advised))
+        found.append(
+            Finding("snapshots", "good", f"{cached[0]:,} cached states, {cached[1] / 1e6:,.1f} MB, the largest {cached[2] / 1e6:,.1f} MB. A cache: the log alone is the truth.")
+        )
         large = waiting > LARGE_WAL_BYTES
         told = f"{waiting / 1e6:,.1f} MB; copied into the file every {COMMITS_PER_CHECKPOINT} commits." + (
             " Somebody has been reading for long, or a process died." if large else ""

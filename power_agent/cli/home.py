@@ -38,7 +38,7 @@ def _next(settings: Settings, found: list[Seen], waiting: list[Seen]) -> list[st
     if waiting:
         first = next((one for one in waiting if one.needs_person), waiting[0])
         return [voice.command(*words) for words in first.commands] + ([voice.command("sessions", "--stuck")] if len(waiting) > 1 else [])
-    agent = () if settings.find("agent") or settings.find("model") else ("--agent", "MODULE:NAME")
+    agent = settings.unnamed()
     if not found:
         return [voice.command("send", "@new", "MESSAGE", *agent)]
     if found[0].commands:
@@ -50,7 +50,7 @@ def _welcome(settings: Settings) -> int:
     """Nothing is here yet; say so kindly."""
     from pathlib import Path  # noqa: PLC0415  only here
 
-    agent = () if settings.find("agent") or settings.find("model") else ("--agent", "MODULE:NAME")
+    agent = settings.unnamed()
     others = neighbours(Path(settings.store).parent)
     commands = [voice.command("sessions", "--store", other.name) for other in others[:2]] or [voice.command("demo")]
     commands += [voice.command("send", "@new", "MESSAGE", *agent), voice.command("--help")]

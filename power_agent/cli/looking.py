@@ -1,12 +1,10 @@
-"""The verbs that look back: `sessions`, `history`, `show`, `tail`. They need no agent and change nothing."""
+"""The verbs that look back: `sessions`, `history`, `show`. They need no agent and change nothing."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 import re
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -16,6 +14,7 @@ from power_agent import events as e
 from power_agent.cli import options
 from power_agent.cli.advice import DONE, NOT_THERE
 from power_agent.cli.agents import reading_loop
+from power_agent.cli.branching import graph
 from power_agent.cli.config import close as closest
 from power_agent.cli.deciding import known, store_of
 from power_agent.cli.glance import Seen, looking
@@ -27,11 +26,11 @@ from power_agent.cli.timeline import show_timeline, spans
 from power_agent.clock import SystemClock
 from power_agent.errors import InvalidInput, UsageError
 from power_agent.events import Envelope
-from power_agent.limits import LOOK_SECONDS, MAX_HISTORY_EVENTS
+from power_agent.limits import MAX_HISTORY_EVENTS
 from power_agent.loop import StatefulAgentLoop
 from power_agent.messages import Output
 
-_AGES = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+AGES = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------
@@ -83,8 +82,8 @@ def listing_row(one: Seen) -> list[Part]:
 # -- history -----------------------------------------------------------------------------------------------------------
 
 
-def history(  # noqa: PLR0913  each filter is an option
-    session: options.Session,
+def history(  # noqa: C901, PLR0913  each filter is an option
+    session: options.MaybeSession = None,
     *,
     kind: Annotated[list[str] | None, typer.Option("--kind", metavar="KIND", help="An event (call.started) or a family (call); may be repeated.", show_default=False)] = None,
     tool: Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Only calls of this tool.", show_default=False)] = None,
@@ -94,12 +93,17 @@ def history(  # noqa: PLR0913  each filter is an option
     after: Annotated[int, typer.Option("--after", metavar="SEQ", min=0, help="Only events behind this one.", show_default=False)] = 0,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")] = MAX_HISTORY_EVENTS,
     timeline: Annotated[bool, typer.Option("--timeline", help="Model, tools and waits as lanes, a turn at a time.", show_default=False)] = False,
+    as_graph: Annotated[bool, typer.Option("--graph", help="The session and its forks as a tree; without SESSION all of them.", show_default=False)] = False,
     store: options.Store = None,
     as_json: options.Json = False,
 ) -> int:
     """Show what happened, an event per line."""
     voice.as_json = as_json
     path = store_of(store)
+    if as_graph:
+        return _graph(path, session, alone=not (kind or tool or since or until or text or after or timeline))
+    if session is None:
+        raise UsageError("History is of one session.", hint="Name it; --graph without a session shows all as a tree.", commands=[("history", "@last"), ("sessions",)])
     kinds = _kinds(kind or [])
     chosen = _chooser(tool, _moment(since), _moment(until), text)
     name = known(path, session)
@@ -134,6 +138,12 @@ def history(  # noqa: PLR0913  each filter is an option
     if more:
         voice.note(f"There are more. Go on with --after {shown[-1].seq}, or show more with --limit.")
     return DONE
+
+
+def _graph(path: str, session: str | None, *, alone: bool) -> int:
+    if not alone:
+        raise UsageError("--graph stands alone.", hint="It shows sessions, not events.", commands=[("history", *([session] if session else []), "--graph")])
+    return graph(path, session)
 
 
 async def every(loop: StatefulAgentLoop, name: str, after: int = 0) -> AsyncIterator[Envelope]:
@@ -183,7 +193,7 @@ def _moment(text: str | None) -> int | None:
         return None
     now = SystemClock().now()
     if aged := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)", text.strip()):
-        return now - round(float(aged[1]) * _AGES[aged[2]] * 1000)
+        return now - round(float(aged[1]) * AGES[aged[2]] * 1000)
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
             text = f"{dt.datetime.fromtimestamp(now / 1000).astimezone():%Y-%m-%d} {text:0>5}"
@@ -300,40 +310,3 @@ def _state_rows(told: dict[str, Any], state: Any) -> list[list[Part]]:
     rows += [["queued", f"{item['seq']} [{item['mode']}] {item['text']}"] for item in told["queued"]]
     rows.append(["spent", used(state.spent.usage)])
     return [[(str(name), "dim"), value] for name, value in rows]
-
-
-# -- tail --------------------------------------------------------------------------------------------------------------
-
-
-def tail(
-    session: options.Session,
-    *,
-    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="Begin with so many of the last events.")] = 10,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on until the session is closed or Ctrl-C.", show_default=False)] = True,
-    store: options.Store = None,
-    as_json: options.Json = False,
-) -> int:
-    """Watch a session that another process drives. With --json each event is a document of its own."""
-    voice.as_json = as_json
-    path = store_of(store)
-    name = known(path, session)
-
-    async def work() -> None:
-        async with reading_loop(path) as loop:
-            found = await loop.store.find(name)
-            after = max((found.head if found else 0) - lines, 0)
-            tools: dict[str, str] = {}
-            while not voice.gone:
-                async for kept in every(loop, name, after):
-                    after = kept.seq
-                    learn_tools(tools, kept)
-                    voice.data({"session": name, **in_full(kept)}) if as_json else voice.line(*row(kept, tools))
-                    if kept.kind in {"session.closed", "session.erased"}:
-                        return
-                if not follow:
-                    return
-                await asyncio.sleep(LOOK_SECONDS)
-
-    run(work())
-    sys.stdout.flush()
-    return DONE

@@ -25,7 +25,7 @@ SHAPE = 1
 Part = str | tuple[str, str]
 """A piece of a line, with a style or without."""
 
-_WITHOUT_STORE = {"demo", "bench", "--help"}
+_WITHOUT_STORE = {"demo", "bench", "salvage", "--help"}
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -53,28 +53,61 @@ class Voice:
         self.options: list[str] = []
         self.gone = False
         self._status = ""
+        self._open: TextIO | None = None
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
-    def data(self, document: dict[str, Any]) -> None:
+    def data(self, document: dict[str, Any], stream: TextIO | None = None) -> None:
         """Print one JSON document. Pure ASCII, so that no terminal, pipe or locale can trip over it."""
-        self.write(json.dumps({"v": SHAPE, **plain(document)}).replace("\x7f", "\\u007f"))
+        self.write(json.dumps({"v": SHAPE, **plain(document)}).replace("\x7f", "\\u007f"), stream)
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, stream: TextIO | None = None) -> None:
         """Print as it stands; whoever closed the pipe has what they wanted."""
         if self.gone:
             return
         self.status("")
+        self.end_piece()
         try:
-            print(text, flush=True)
+            print(text, flush=True, file=stream)
         except BrokenPipeError:
-            self.gone = True
-            with contextlib.suppress(OSError):  # else the interpreter complains when it flushes at the end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._closed(stream or sys.stdout)
+
+    def bytes(self, content: bytes) -> None:
+        """Print bytes that are data for another program."""
+        if not self.gone:
+            self.status("")
+            try:
+                sys.stdout.buffer.write(content)
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:
+                self._closed(sys.stdout)
+
+    def _closed(self, stream: TextIO) -> None:
+        """Whoever read has what they wanted."""
+        self.gone = True
+        with contextlib.suppress(OSError):  # else the interpreter complains when it flushes at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def text(self, text: str) -> None:
         """Print a text of several lines."""
         self.write(safe(text, keep="\n\t"))
+
+    def piece(self, text: str, stream: TextIO) -> None:
+        """Print a piece of a text that is on its way; whatever is told next begins on a line of its own."""
+        if self.gone or not text:
+            return
+        self.status("")
+        try:
+            print(safe(text, keep="\n\t"), end="", file=stream, flush=True)
+        except BrokenPipeError:
+            self._closed(stream)
+        self._open = None if text.endswith("\n") else stream
+
+    def end_piece(self) -> None:
+        """End a line that is open."""
+        stream, self._open = self._open, None
+        if stream is not None:
+            self.piece("\n", stream)
 
     def line(self, *parts: Part, whole: bool = False) -> None:
         """Print one line: coloured on a terminal and, unless all of it matters, cut to its width; whole in a pipe."""
@@ -101,6 +134,8 @@ class Voice:
     def note(self, *parts: Part) -> None:
         """Tell something on stderr."""
         self.status("")
+        if fancy(sys.stderr):
+            self.end_piece()
         with contextlib.suppress(BrokenPipeError):
             if fancy(sys.stderr):
                 _console(sys.stderr).print(_styled(parts), soft_wrap=True)
@@ -129,7 +164,7 @@ class Voice:
 
     def command(self, *words: str) -> str:
         """Spell a command that works as it is typed, with the store that this one was told to use."""
-        return shlex.join(["power-agent", *words, *(self.options if words[0] not in _WITHOUT_STORE and "--help" not in words else ())])
+        return shlex.join(["power-agent", *words, *(self.options if words[0] not in _WITHOUT_STORE and not {"--help", "--store"} & set(words) else ())])
 
 
 voice = Voice()

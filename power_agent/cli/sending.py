@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -16,18 +15,23 @@ from power_agent.cli import options
 from power_agent.cli.advice import INTERRUPTED, OF_STATUS
 from power_agent.cli.agents import find_agent
 from power_agent.cli.config import Settings
+from power_agent.cli.config import close as closest
 from power_agent.cli.deciding import known, message, show_pending
 from power_agent.cli.glance import Seen, looking, named
 from power_agent.cli.glance import session as seen
 from power_agent.cli.running import run
-from power_agent.cli.saying import voice
-from power_agent.cli.telling import as_data, learn_tools, row, used
-from power_agent.errors import SessionNotFound, StoreNotFound
-from power_agent.limits import LOOK_SECONDS
+from power_agent.cli.saying import fancy, voice
+from power_agent.cli.streaming import Left, Teller, leave, show_left
+from power_agent.cli.telling import as_data, used
+from power_agent.errors import SessionNotFound, StoreNotFound, UsageError
 from power_agent.loop import StatefulAgentLoop
+from power_agent.loop.intake import WhenBusy
 from power_agent.results import TurnResult
 
 NEW = "@new"
+Stream = Annotated[
+    bool | None, typer.Option("--stream/--no-stream", help="The text as it comes; on a terminal by itself. With --json a document per event and piece.", show_default=False)
+]
 Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="The same key is the same input: it never runs twice.", show_default=False)]
 New = Annotated[bool, typer.Option("--new", help="Begin the session if there is none of that id.", show_default=False)]
 
@@ -44,20 +48,37 @@ def send(  # noqa: PLR0913  what a person may say at once
     system: options.System = None,
     set_: options.Set = None,
     store: options.Store = None,
+    when_busy: Annotated[str, typer.Option("--when-busy", metavar="HOW", help="While a turn is open: raise, queue (a turn of its own), steer (into that turn).")] = "raise",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Where another process works on it: stay until the turn is over.", show_default=False)] = True,
+    stream: Stream = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> int:
-    """Say something to a session and run the turn. The answer goes to stdout.
+    """Say something to a session and run the turn. The answer goes to stdout, on a terminal as it comes.
 
-    SESSION is an id, the beginning of one, @last, or @new for a new one.
+    SESSION is an id, the beginning of one, @last, or @new for a new one. With --no-wait a message to a session that another process
+    works on is only left there; where nobody does, the turn runs here, because somebody has to run it.
     """
     voice.as_json, voice.quiet = as_json, quiet
+    if when_busy not in get_args(WhenBusy):
+        near = closest(when_busy, get_args(WhenBusy))
+        raise UsageError(f"{when_busy!r} is no way to send.", hint=f"Did you mean {near}?" if near else "Use raise, queue or steer.", commands=[("send", "--help")])
     text = message(words)
     settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
-    return _turn(settings, lambda path: _whom(path, session, agent, new=new), lambda loop, name: loop.send(text, name, key=key, by=by), {"agent": agent})
+    how = cast("WhenBusy", when_busy)
+
+    async def act(loop: StatefulAgentLoop, name: str, teller: Teller) -> TurnResult | Left:
+        if not wait:
+            return await leave(loop, name, text, key=key, by=by, when_busy=how)
+        async with loop.stream(text, name, key=key, by=by, when_busy=how) as items:
+            async for item in items:
+                teller.take(item)
+            return items.result
+
+    return _turn(settings, lambda path: _whom(path, session, agent, new=new), act, {"agent": agent}, stream=stream, again=("send", session, "MESSAGE"))
 
 
-def resume(
+def resume(  # noqa: PLR0913  the same
     session: options.Session,
     *,
     agent: options.Agent = None,
@@ -65,13 +86,21 @@ def resume(
     system: options.System = None,
     set_: options.Set = None,
     store: options.Store = None,
+    stream: Stream = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> int:
     """Go on with what a crash, a Ctrl-C, a limit or a decision left open. Nothing open: the last answer again."""
     voice.as_json, voice.quiet = as_json, quiet
     settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
-    return _turn(settings, lambda path: known(path, session), lambda loop, name: loop.resume(name), {"agent": agent})
+
+    async def act(loop: StatefulAgentLoop, name: str, teller: Teller) -> TurnResult:
+        teller.know({call: found.call.name for call, found in (await loop.state(name)).calls.items()})
+        loop.listen(lambda kept: teller.take(kept) if kept.session == name else None)
+        loop.look_on(lambda seen: teller.take(seen) if seen.session == name else None)
+        return await loop.resume(name)
+
+    return _turn(settings, lambda path: known(path, session), act, {"agent": agent}, stream=stream, again=("resume", session))
 
 
 def _whom(path: str, ref: str, agent: str | None, *, new: bool) -> str:
@@ -91,26 +120,34 @@ def _whom(path: str, ref: str, agent: str | None, *, new: bool) -> str:
         raise SessionNotFound(message, session=ref, hint=error.hint if isinstance(error, SessionNotFound) else "", commands=[begin, ("sessions",)]) from error
 
 
-def _turn(settings: Settings, whom: Callable[[str], str], act: Callable[[StatefulAgentLoop, str], Awaitable[TurnResult]], flags: dict[str, str | None]) -> int:
+Act = Callable[[StatefulAgentLoop, str, Teller], Awaitable[TurnResult | Left]]
+
+
+def _turn(settings: Settings, whom: Callable[[str], str], act: Act, flags: dict[str, str | None], *, stream: bool | None, again: tuple[str, ...]) -> int:
     """Find agent and session, run a turn, show how it ended; an interruption says how to go on."""
     where: dict[str, str] = {}
+    teller = Teller(sys.stdout, pieces=fancy(sys.stdout) and not voice.as_json and not voice.quiet if stream is None else stream)
 
-    async def work() -> tuple[TurnResult, bool]:
-        loop = await find_agent(settings)
+    async def work() -> tuple[TurnResult | Left, bool]:
+        loop = await find_agent(settings, again)
         path = where["path"] = str(getattr(loop.store, "path", settings.store))
         _remember_store(settings, path)
-        name = where["session"] = whom(path)
+        name = where["session"] = teller.session = whom(path)
         voice.progress(("session ", "dim"), name)
-        async with loop, _followed(loop, name):
-            result = await act(loop, name)
-            return result, result.status == "waiting" and (await loop.state(name)).cancel is not None
+        async with loop:
+            result = await act(loop, name, teller)
+            return result, isinstance(result, TurnResult) and result.status == "waiting" and (await loop.state(name)).cancel is not None
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the agent's own code prints is not the answer
             result, cancelled = run(work(), saying="Interrupting … (Ctrl-C once more to leave at once)")
     except KeyboardInterrupt:
+        voice.end_piece()
         return interrupted(where.get("path"), where.get("session"), flags)
-    show(result, flags, cancelled=cancelled)
+    voice.end_piece()
+    if isinstance(result, Left):
+        return show_left(result)
+    show(result, flags, cancelled=cancelled, told=teller.told == result.text)
     return OF_STATUS[result.status]
 
 
@@ -123,29 +160,6 @@ def _remember_store(settings: Settings, path: str) -> None:
         with contextlib.suppress(ValueError):
             path = str(Path(path).relative_to(Path.cwd()))
         voice.options = ["--store", path]
-
-
-@contextlib.asynccontextmanager
-async def _followed(loop: StatefulAgentLoop, name: str) -> AsyncIterator[None]:
-    """Tell a person who watches what is kept, as it is kept."""
-    row = await loop.store.find(name)
-    watching = asyncio.ensure_future(_tell(loop, name, row.head if row else 0))
-    try:
-        yield
-    finally:
-        watching.cancel()
-        await asyncio.wait([watching])
-
-
-async def _tell(loop: StatefulAgentLoop, name: str, after: int) -> None:
-    tools: dict[str, str] = {}
-    while True:
-        with contextlib.suppress(SessionNotFound):  # until its first event is kept
-            for kept in await loop.history(name, after=after):
-                after = kept.seq
-                learn_tools(tools, kept)
-                voice.progress(*row(kept, tools))
-        await asyncio.sleep(LOOK_SECONDS)
 
 
 def again(verb: str, name: str, flags: dict[str, str | None]) -> str:
@@ -169,11 +183,11 @@ def interrupted(path: str | None, name: str | None, flags: dict[str, str | None]
     return INTERRUPTED
 
 
-def show(result: TurnResult, flags: dict[str, str | None], *, cancelled: bool = False) -> None:
-    """Show how a turn ended: its text on stdout, the rest on stderr."""
+def show(result: TurnResult, flags: dict[str, str | None], *, cancelled: bool = False, told: bool = False) -> None:
+    """Show how a turn ended: its text on stdout unless it was told as it came, the rest on stderr."""
     if voice.as_json:
         voice.data({"result": as_data(result)})
-    elif result.text:
+    elif result.text and not told:
         voice.text(result.text)
     name = result.session_id
     calls = f", {len(result.calls)} call{'s' if len(result.calls) != 1 else ''}" if result.calls else ""

@@ -81,7 +81,7 @@ def told(event: e.Event | None, tools: Mapping[str, str] | None = None) -> str: 
         case None:
             text = "(erased)"
         case e.SessionOpened(config=config, parent=parent):
-            text = f"{(config and config.model) or ''}{f', from {parent.session} at {parent.seq}' if parent else ''}"
+            text = ", ".join(([config.model] if config and config.model else []) + ([f"from {parent.session} at {parent.seq}"] if parent else []))
         case e.SessionConfigured(config=config, title=title):
             text = title or (config.model if config else "")
         case e.OwnerChanged():

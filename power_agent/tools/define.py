@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 from power_agent.errors import BadArguments, InvalidInput
 from power_agent.events import Recovery
 from power_agent.messages import restored
+from power_agent.policy.commands import Nature
 from power_agent.ports import DidNotHappen, Happened, ProbeAnswer, ToolContext, ToolSpec, Unknown
 
 __all__ = ["DidNotHappen", "FunctionTool", "Happened", "Probe", "Unknown", "tool"]
@@ -49,8 +50,10 @@ class FunctionTool:
         probe: Probe | None = None,
         seconds: float | None = None,
         external: bool = False,
+        nature: Nature | None = None,
     ) -> None:
         self.function = function
+        self.nature = nature
         self.seconds = seconds
         self.external = external
         self.probe = probe
@@ -112,7 +115,14 @@ class FunctionTool:
 def tool(function: F, /) -> FunctionTool: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, recovery: Recovery = "ask", probe: Probe | None = None, seconds: float | None = None, external: bool = False
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    recovery: Recovery = "ask",
+    probe: Probe | None = None,
+    seconds: float | None = None,
+    external: bool = False,
+    nature: Nature | None = None,
 ) -> Callable[[F], FunctionTool]: ...
 def tool(function: F | None = None, /, **promises: Any) -> FunctionTool | Callable[[F], FunctionTool]:
     """Make a function a tool.
@@ -120,6 +130,7 @@ def tool(function: F | None = None, /, **promises: Any) -> FunctionTool | Callab
     `recovery` says what happens to a call found started without an outcome: `"rerun"` (running it again is harmless), `"keyed"`
     (the outside honours `ctx.idempotency_key`), `"ask"` (a person decides; the default). `probe=` is a function that can tell
     whether it happened. `seconds` bounds one attempt. An `external` tool is not run here: its result is handed in.
+    `nature` tells a policy what calls do; without one they change the world.
     """
     if function is not None:
         return FunctionTool(function)

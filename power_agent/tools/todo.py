@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from power_agent import events as e
 from power_agent.errors import BadArguments
 from power_agent.messages import Call
+from power_agent.policy.commands import Nature
 from power_agent.tools.define import tool
 
 __all__ = ["KINDS", "Item", "todo", "todo_of"]
@@ -28,7 +29,7 @@ class Item(BaseModel):
     state: Literal["open", "doing", "done"] = "open"
 
 
-@tool(recovery="rerun")
+@tool(recovery="rerun", nature=Nature(does="reads"))
 def todo(items: list[Item]) -> list[Item]:
     """Keep a list of what is to be done. Pass the whole list each time, in order; it takes the place of the one before.
 

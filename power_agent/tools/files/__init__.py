@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from power_agent.events import Recovery
+from power_agent.policy.commands import Nature
 from power_agent.tools.define import FunctionTool, Probe
 from power_agent.tools.files.ignoring import need_pathspec
 from power_agent.tools.files.names import Names, file_meant, meant
@@ -53,6 +54,7 @@ class FileTool(FunctionTool):
     ) -> None:
         recovery: Recovery = "rerun" if probe is None else "ask"
         super().__init__(function, name=name, recovery=recovery, probe=probe)
+        self.nature = Nature(does="reads" if probe is None else "changes", paths=() if self.spec.name == "apply_patch" else ("path",))
         self._room = room
         self._places = places
 

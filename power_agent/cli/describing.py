@@ -1,0 +1,176 @@
+"""An agent that nobody wrote code for: made from what `power-agent.toml` says of its model, tools, policy and limits.
+
+    toolboxes = ["files", "todo", "person"]     what this package brings; [files] says beneath which root, and what more to protect
+    tools = ["bot:refund"]                      functions of one's own
+    policy = "policy.toml" | "bot:policy"       or a table [policy] with mode and rules
+
+Without a policy the toolboxes' reads run and their changes are asked about; one's own functions run. With one it judges every tool,
+and a tool of which it knows nothing is asked about.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from power_agent.cli.code import load
+from power_agent.cli.config import Settings, close
+from power_agent.errors import BadPolicy, ConfigError, InvalidInput, ModelError
+from power_agent.limits import Limits
+from power_agent.loop import StatefulAgentLoop
+from power_agent.policy import Policy
+from power_agent.ports import Glimpse, Model, ModelReply, ModelRequest, Tool
+from power_agent.tools import Toolbox
+
+OURS = "python:"
+TOOLBOXES = ("files", "todo", "person")
+
+
+class Nameplate:
+    """A model of which only the name matters: whoever replays asks none, and needs no key."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:  # noqa: ARG002  a model's signature
+        """Refuse."""
+        raise ModelError("This command asks no model.")
+
+
+def described(settings: Settings, *, asks: bool = True) -> StatefulAgentLoop:
+    """Build an agent from its description, of which a model is the least."""
+    own: list[Any] = []
+    for spec in settings.get("tools") or ():
+        found = load(spec, settings.folder("tools"))
+        own += found if isinstance(found, list | tuple) else [found]
+    brought = _toolboxes(settings)
+    return StatefulAgentLoop(
+        _model(settings.get("model"), settings, asks=asks),
+        tools=[*brought, *own],
+        store=settings.store,
+        system=settings.get("system"),
+        limits=_limits(settings),
+        policy=_policy(settings, brought, list(Toolbox(own))),
+        settings=settings.table("settings"),
+        durability=settings.get("durability"),
+    )
+
+
+def _model(name: str, settings: Settings, *, asks: bool) -> Model:
+    if name.startswith(OURS):
+        return load(name.removeprefix(OURS), settings.folder("model"))  # type: ignore[no-any-return]
+    if not asks:
+        return Nameplate(name)
+    from power_agent.models.named import model  # noqa: PLC0415  only who asks one needs the wire
+
+    try:
+        return model(name)
+    except InvalidInput as error:
+        stated = settings.find("model")
+        raise ConfigError(f"{stated.origin if stated else 'model'}: {error.message}", hint=error.hint, key="model", commands=[("models",)]) from error
+
+
+# -- what it may call --------------------------------------------------------------------------------------------------
+
+
+def _toolboxes(settings: Settings) -> list[Tool]:
+    """Return the tools of this package that were asked for."""
+    named = list(settings.get("toolboxes") or ())
+    for name in named:
+        if name not in TOOLBOXES:
+            near, stated = close(name, TOOLBOXES), settings.find("toolboxes")
+            hint = f"Did you mean {near}?" if near else f"There are: {', '.join(TOOLBOXES)}."
+            raise ConfigError(f"{stated.origin if stated else 'toolboxes'}: there is no toolbox {name!r}.", hint=hint, key="toolboxes")
+    switch, table = settings.find("files"), settings.table("files")
+    if switch is not None and not settings.get("files"):
+        named = [name for name in named if name != "files"]
+    elif switch is not None or table:
+        named.append("files")
+    tools: list[Tool] = []
+    for name in dict.fromkeys(named):
+        if name == "files":
+            tools += _files(settings, table)
+        elif name == "todo":
+            from power_agent.tools.todo import todo  # noqa: PLC0415  only who wants it
+
+            tools.append(todo)
+        else:
+            from power_agent.tools.person import ask_person  # noqa: PLC0415  the same
+
+            tools.append(ask_person)
+    return tools
+
+
+def _files(settings: Settings, table: dict[str, Any]) -> list[Tool]:
+    """Return the file tools. What the agent remembers and obeys is not theirs to write, whatever it is called."""
+    from power_agent.tools.files import files  # noqa: PLC0415  only who wants them
+
+    store, policy = Path(settings.store).name, str(settings.get("policy") or "")
+    ours = [store, f"{store}-*", *([Path(policy).name] if policy.endswith(".toml") else [])]
+    try:
+        return list(files(root(settings), protect=[*ours, *table.get("protect", ())], ignore=table.get("ignore", True)))
+    except InvalidInput as error:
+        stated = settings.find("files.root")
+        raise ConfigError(f"{stated.origin if stated else 'files'}: {error.message}", hint=error.hint, key="files.root") from error
+
+
+def root(settings: Settings) -> str:
+    """Return the directory beneath which file tools work: the one that is named, else the project's, else this one."""
+    project = settings.project.parent if settings.project is not None else Path.cwd()
+    named = settings.get("files.root")
+    return str(settings.folder("files.root") / Path(named).expanduser() if named else project)
+
+
+# -- what it may do ----------------------------------------------------------------------------------------------------
+
+
+def _policy(settings: Settings, brought: list[Tool], own: list[Tool]) -> Policy | None:
+    said, rules = settings.find("policy"), settings.find("policy.rules")
+    if said is not None and rules is not None:
+        raise ConfigError(f"The policy is said twice: {said.origin} and {rules.origin}.", hint="Leave one of them out.", key="policy")
+    named, mode = settings.get("policy"), settings.get("policy.mode")
+    if named is not None and not named.endswith(".toml"):
+        if mode is not None:
+            raise ConfigError("policy.mode is for rules; this policy is code.", hint="Leave it out, or write the policy as rules.", key="policy.mode")
+        return load(named, settings.folder("policy"))  # type: ignore[no-any-return]
+    if named is None and rules is None and mode is None and not brought:
+        return None
+    from power_agent.policy.loading import load_policy  # noqa: PLC0415  only who has one
+
+    source: Any = {"policy": {"rules": settings.get("policy.rules") if rules is not None else [_allowed(own)] if own and mode is None else []}}
+    where = rules.origin if rules is not None else "policy"
+    if named is not None:
+        path = settings.folder("policy") / Path(named).expanduser()
+        source, where = _text(path), str(path)
+    try:
+        return load_policy(source, [*brought, *own], root=str(Path(root(settings)).resolve()), mode=mode)
+    except BadPolicy as error:
+        raise BadPolicy(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _allowed(own: list[Tool]) -> dict[str, Any]:
+    """Return the rule that lets one's own functions run where nothing else was said."""
+    return {"action": "allow", "tools": [tool.spec.name for tool in own], "name": "own functions"}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        near = close(path.name, [one.name for one in path.parent.glob("*.toml")]) if path.parent.is_dir() else None
+        raise ConfigError(f"The policy {path} cannot be read: {error.strerror}.", hint=f"Did you mean {near}?" if near else "Check the path.", key="policy") from error
+    except UnicodeDecodeError as error:
+        raise BadPolicy(f"{path} is not UTF-8 text.", hint="Save it as UTF-8.") from error
+
+
+def _limits(settings: Settings) -> Limits:
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  only an agent that is described has limits here
+
+    values = settings.table("limits")
+    try:
+        return TypeAdapter(Limits).validate_python(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = f"limits.{wrong['loc'][0] if wrong['loc'] else ''}"
+        found = settings.find(key)
+        raise ConfigError(f"{found.origin if found else 'limits'}: {key}: {wrong['msg']}.", hint="Mend it there, or set it with --set.", key=key) from error

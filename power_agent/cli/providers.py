@@ -1,0 +1,70 @@
+"""`models`: who can answer, and which variables would hold the key. Names only: the value of a variable is never read into what is shown."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import entry_points
+from typing import NamedTuple
+
+from power_agent.cli import options
+from power_agent.cli.advice import DONE
+from power_agent.cli.config import Settings
+from power_agent.cli.saying import voice
+
+
+class Known(NamedTuple):
+    """A provider. `ready`: a key is there, or none is needed. `address_variable` would name another address; `moved`: it is set."""
+
+    provider: str
+    ready: bool
+    keys: tuple[str, ...]
+    set: tuple[str, ...]
+    address: str | None
+    address_variable: str | None
+    moved: bool
+    source: str
+
+
+def known_providers() -> list[Known]:
+    """Return the providers of this package, and those that other packages add. Nothing of theirs is loaded."""
+    from power_agent.models.named import GROUP, PROVIDERS  # noqa: PLC0415  only who asks for it needs the wire
+
+    found = []
+    for name, one in PROVIDERS.items():
+        keys = tuple(key for key in one.keys if os.environ.get(key))
+        moved = bool(one.address and os.environ.get(one.address))
+        found.append(Known(name, bool(keys or not one.keys), one.keys, keys, one.base_url, one.address, moved, "power-agent"))
+    added = [entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name) if entry.name not in PROVIDERS]
+    return found + [Known(entry.name, True, (), (), None, None, False, entry.dist.name if entry.dist else entry.value) for entry in added]
+
+
+def models(*, store: options.Store = None, as_json: options.Json = False) -> int:
+    """Show the providers that are known, and by name the variables that hold their keys."""
+    voice.as_json = as_json
+    settings = Settings({"store": store})
+    found, chosen = known_providers(), settings.find("model")
+    if as_json:
+        voice.data({"providers": [one._asdict() for one in found], "model": chosen.value if chosen else None})
+        return DONE
+    voice.table([[one.provider, ("ready", "green") if one.ready else ("no key", "yellow"), _keys(one), (_address(one), "dim")] for one in found])
+    if chosen:
+        voice.note(f"The model of {chosen.origin} is {chosen.value}.")
+    else:
+        ready = next((one.provider for one in found if one.ready), found[0].provider)
+        voice.note("No model is set. Name one as provider:name, in power-agent.toml or for one command:")
+        voice.commands("try:", [voice.command("send", "@new", "MESSAGE", "--model", f"{ready}:NAME")])
+    return DONE
+
+
+def _keys(one: Known) -> str:
+    if one.set:
+        return f"{one.set[0]} is set"
+    if one.keys:
+        return f"set {' or '.join(one.keys)}"
+    return "needs no key" if one.source == "power-agent" else "asks for its own"
+
+
+def _address(one: Known) -> str:
+    if one.moved:
+        return f"where {one.address_variable} says"
+    return one.address or f"from the package {one.source}"
