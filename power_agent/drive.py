@@ -23,7 +23,7 @@ from typing import Any, cast
 from power_agent import events as e
 from power_agent.context import render
 from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, ModelError, OwnershipLost
-from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
+from power_agent.executor import STOPPED, Done, Executor, lost, wanted
 from power_agent.guards import AnyGuard, Asking, Ending, Guards, name_of, settled
 from power_agent.limits import (
     CANCEL_GRACE_SECONDS,
@@ -355,8 +355,9 @@ class Drive:
             self._stage(e.CallAborted(call=name, by=(cancel and cancel.by) or "a person", reason=cancel.reason if cancel else "cancelled"))
         for name in step.expired:
             self._stage(e.CallDenied(call=name, by="deadline", reason="nobody answered in time"))
-        for name in step.doubt:
-            self._stage(e.CallDoubted(call=name, attempt=calls[name].attempt, reason=FOUND))
+        reasons = {name: await self._executor.bury(self.state, calls[name]) for name in step.doubt}
+        for name, reason in reasons.items():
+            self._stage(e.CallDoubted(call=name, attempt=calls[name].attempt, reason=reason))
         if step.doubt:
             self._recovering |= set(step.doubt)
             return
