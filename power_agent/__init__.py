@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from power_agent.tools import tool
     from power_agent.tools.files import files
     from power_agent.tools.person import ask_person
+    from power_agent.tools.shell import shell
     from power_agent.tools.todo import todo, todo_of
 
 __version__ = "0.1.0.dev0"
@@ -66,6 +67,7 @@ _HOMES = {
     "files": "tools.files",
     "fold": "state",
     "model": "models",
+    "shell": "tools.shell",
     "todo": "tools.todo",
     "todo_of": "tools.todo",
     "tool": "tools",
@@ -109,6 +111,7 @@ __all__ = [
     "files",
     "fold",
     "model",
+    "shell",
     "todo",
     "todo_of",
     "tool",
