@@ -41,7 +41,7 @@ from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.moving import Export, Imported, Source, export, import_
-from power_agent.policy import Policy, allow_all
+from power_agent.policy import Policy, own_rules
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Tip, Tool
 from power_agent.replay import Replay, replay
 from power_agent.results import PendingCall, TurnResult, pending_of
@@ -60,7 +60,7 @@ class StatefulAgentLoop:
     """An agent whose whole life is in its log. Use it inside `async with`.
 
     `model` answers, `tools` are functions it may call, `store` is a path, `":memory:"` or a store. `policy` judges each call
-    (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse inputs, requests, calls and ends.
+    (allow, deny, ask a person); without one your own functions run, and toolboxes that change the world ask. `guards` may change or refuse inputs, requests, calls and ends.
     `deps` is handed to every tool in its context.
     """
 
@@ -94,7 +94,9 @@ class StatefulAgentLoop:
         self._config = Config(model=model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits)
         me, self._hooks = process.me(), Hooks(listeners)
         self._guards = Guards(guards)
-        self._executor = Executor(self._tools, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
+        self._executor = Executor(
+            self._tools, policy or own_rules(self._tools), deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere
+        )
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks)
         self._chance = chance or SystemChance()
         self._sync: SyncLoop | None = None

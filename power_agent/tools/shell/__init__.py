@@ -43,6 +43,7 @@ class ShellTool(FunctionTool):
     def __init__(self, function: Callable[..., Any], ground: Ground, judge: ShellJudge, **promises: Any) -> None:
         super().__init__(function, **promises)
         self._ground = ground
+        self.root = ground.root
         self.judge = judge
 
     def binds(self, arguments: Mapping[str, JsonValue], said: Iterable[str] = ()) -> dict[str, JsonValue]:
