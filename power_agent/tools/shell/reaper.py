@@ -102,6 +102,8 @@ class Reaper:
 
     def run(self) -> None:
         """Do it all."""
+        if self._folder is not None and os.fork():
+            os._exit(0)  # whoever waits for us shall not have to bury us
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         come, go = os.pipe()
