@@ -7,7 +7,9 @@
     gathering.py     output in bounded memory, and live
     standing.py      where a session stands; which scripts are part of an approval
     bash.py          bash
+    sandbox.py       what the system keeps a command from writing, proven; fence.py: by Landlock; attempts.py: what is tried
     jobs.py          job_start, job_look, job_wait, job_stop
+    worktrees.py     worktree_list, worktree_add, worktree_remove
 
 A command runs under a reaper and is dead, with everything it started, before its call has an outcome: after its end, its time, a
 cancellation, a lost lease or the death of its owner. Nobody promises that it can be repeated (recovery: ask). It brings its own
@@ -17,23 +19,27 @@ rules: what only reads beneath the root runs, everything else is asked about.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from power_agent.limits import MAX_COMMAND_SECONDS
+from power_agent.limits import COMMAND_SECONDS, MAX_COMMAND_SECONDS
 from power_agent.policy.commands import Nature
 from power_agent.tools.define import FunctionTool
 from power_agent.tools.shell.bash import Bash
 from power_agent.tools.shell.jobs import MAX_WAIT_SECONDS, Jobs
 from power_agent.tools.shell.leftovers import bury
 from power_agent.tools.shell.running import LATE_SECONDS
+from power_agent.tools.shell.sandbox import Mode, SandboxReport, sandbox_report
+from power_agent.tools.shell.sandbox import sandbox as made_sandbox
 from power_agent.tools.shell.standing import Ground, binding
 from power_agent.tools.shell.surroundings import environment, program
+from power_agent.tools.shell.worktrees import Worktrees
 from power_agent.tools.shell_judge import ShellJudge, on_disk
 
-__all__ = ["ShellTool", "shell"]
+__all__ = ["SandboxReport", "ShellTool", "sandbox_report", "shell"]
 
 
 class ShellTool(FunctionTool):
@@ -63,23 +69,41 @@ class JobTool(ShellTool):
     bury = None  # type: ignore[assignment]
 
 
+class GitTool(FunctionTool):
+    """Runs git; what an earlier attempt left running is ended before a person is asked about it."""
+
+    def __init__(self, function: Callable[..., Any], *, does: Literal["reads", "changes"]) -> None:
+        super().__init__(function, recovery="rerun" if does == "reads" else "ask", seconds=COMMAND_SECONDS + 4 * LATE_SECONDS)
+        self.nature = Nature(does=does)
+
+    async def bury(self, idempotency_key: str) -> bool:
+        """End what an earlier attempt left running; True when nothing of it is left."""
+        return await bury(idempotency_key)
+
+
 class LookTool(FunctionTool):
     """Looks after what an approved call began, or ends it: nobody needs to be asked."""
 
     nature = Nature(does="reads")
 
 
-def shell(root: str | os.PathLike[str] = ".", *, jobs: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None) -> list[FunctionTool]:
-    """Return tools that run commands beneath `root`: bash; with a folder for `jobs` also job_start, job_look, job_wait and job_stop.
+def shell(root: str | os.PathLike[str] = ".", *, jobs: str | os.PathLike[str] | None = None, sandbox: Mode = "off", env: Mapping[str, str] | None = None) -> list[FunctionTool]:
+    """Return tools that run commands beneath `root`: bash and, where there is git, worktree_list, worktree_add and worktree_remove; with
+    a folder for `jobs` also job_start, job_look, job_wait and job_stop.
 
     Commands see an environment of their own, in which no keys of ours stand; `env` adds to it. Jobs outlive this process until they
-    end or their time is over; their folder must stay the same for them to be found again.
+    end or their time is over; their folder must stay the same for them to be found again. `sandbox` is `"read-only"`,
+    `"workspace-write"` or `"off"`; `InvalidInput` where this system has none that holds (`sandbox_report()` says what does).
     """
     ground = Ground(root)
     judge = ShellJudge(on_disk(ground.root))
-    surroundings = environment(ground.root, env or {})
-    bash = Bash(ground, surroundings, program("bash", surroundings), lambda argv, _: argv)
+    wrap, added = made_sandbox(sandbox, ground.root)
+    surroundings = {**environment(ground.root, env or {}), **added}
+    bash = Bash(ground, surroundings, program("bash", surroundings), wrap)
     tools: list[FunctionTool] = [ShellTool(bash.bash, ground, judge, seconds=MAX_COMMAND_SECONDS + 4 * LATE_SECONDS)]
+    if git := shutil.which("git", path=surroundings["PATH"]):
+        trees = Worktrees(ground, surroundings, git, wrap)
+        tools += [GitTool(trees.worktree_list, does="reads"), GitTool(trees.worktree_add, does="changes"), GitTool(trees.worktree_remove, does="changes")]
     if jobs is not None:
         kept = Jobs(jobs, ground.root, bash)
         tools.append(JobTool(kept.job_start, ground, judge, probe=kept.probe))
