@@ -99,7 +99,7 @@ def shell(root: str | os.PathLike[str] = ".", *, jobs: str | os.PathLike[str] | 
     judge = ShellJudge(on_disk(ground.root))
     wrap, added = made_sandbox(sandbox, ground.root)
     surroundings = {**environment(ground.root, env or {}), **added}
-    bash = Bash(ground, surroundings, program("bash", surroundings), wrap)
+    bash = Bash(ground, surroundings, program("bash", surroundings), wrap, contained=wrap.kind == "bubblewrap")
     tools: list[FunctionTool] = [ShellTool(bash.bash, ground, judge, seconds=MAX_COMMAND_SECONDS + 4 * LATE_SECONDS)]
     if git := shutil.which("git", path=surroundings["PATH"]):
         trees = Worktrees(ground, surroundings, git, wrap)

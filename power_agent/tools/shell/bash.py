@@ -26,7 +26,9 @@ Wrap = Callable[[tuple[str, ...], str], tuple[str, ...]]
 class Bash:
     """Runs command lines beneath a root."""
 
-    def __init__(self, ground: Ground, surroundings: dict[str, str], program: str, wrap: Wrap) -> None:
+    def __init__(self, ground: Ground, surroundings: dict[str, str], program: str, wrap: Wrap, *, contained: bool = False) -> None:
+        """`contained`: its processes end with it anyway, and those still there at its end are the sandbox's own."""
+        self._contained = contained
         self._ground = ground
         self._surroundings = surroundings
         self._program = program
@@ -48,7 +50,7 @@ class Bash:
         """Run a command line with bash and return its output, stdout and stderr together.
 
         It begins in the folder in which the last one ended; the last line of the answer names it. There is no input to read from.
-        Everything it started is ended with it, so a server belongs into job_start. Long output is cut in the middle.
+        Everything it started is ended with it: what shall go on belongs into a job. Long output is cut in the middle.
 
         Args:
             command: The command line.
@@ -68,6 +70,8 @@ class Bash:
 
         ended = await run(self.command(command, folder, context.idempotency_key, timeout), take, lambda: context.cancelled)
         live.flush()
+        if self._contained:
+            ended = ended._replace(left=0)
         return answer(gathered.text, ended, timeout, *self._went(ended, folder))
 
     def _went(self, ended: Ended, folder: str) -> tuple[str, str]:
@@ -82,7 +86,7 @@ def answer(output: str, ended: Ended, seconds: float, folder: str, word: str = "
     """Say what came of a command: its output, how it ended, where the next one begins."""
     notes = [how(ended, seconds), word]
     if ended.left and ended.why == "exit":
-        notes.append(f"It left {ended.left} {'process' if ended.left == 1 else 'processes'} running, which were ended: what shall go on belongs into job_start.")
+        notes.append(f"{ended.left} of its processes still ran and were ended: what shall go on belongs into a job.")
     if output and not output.endswith("\n"):
         output += "\n"
     return f"{output}[{' · '.join(filter(None, notes))}]\n{last_line(folder)}"

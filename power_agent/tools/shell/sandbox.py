@@ -135,7 +135,7 @@ def _proven(kind: Kind, mode: Mode) -> SandboxReport:
         (outside / "e").chmod(0o644)
         (inside / "mine").write_text("mine", encoding="utf-8")
         echo = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdout.write(sys.stdin.read())"]
-        bystander = subprocess.Popen(echo, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        bystander = subprocess.Popen(echo, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own
         try:
             words = (sys.executable, "-I", "-S", "-B", attempts.__file__, str(outside), str(inside), str(bystander.pid))
             done = _inside(Sandbox(kind, mode, str(inside), str(temporary))(words, str(inside)))
