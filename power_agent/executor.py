@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
@@ -287,13 +286,16 @@ def bound_by(tool: Tool, made: Call, state: SessionState | None = None) -> Mappi
 
 
 def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
-    """Yield the texts that earlier calls of a tool returned, the latest first; of one that was cut, its end."""
+    """Yield the texts that a tool's calls of earlier messages returned, the latest first; of one that was cut, its end.
+
+    Siblings do not count: what a call is bound to must not change while it waits for a person.
+    """
     if state is None:
         return
     transcript = state.transcript
     entries = (transcript[at] for at in range(len(transcript) - 1, -1, -1))
-    for calls in chain([tuple(state.calls.values())], (entry.calls for entry in entries if isinstance(entry, Returned))):
-        for call in reversed(calls):
+    for entry in entries:
+        for call in reversed(entry.calls) if isinstance(entry, Returned) else ():
             if call.call.name == name and call.outcome is not None:
                 text = call.outcome.cut.tail if call.outcome.cut is not None else call.outcome.output
                 if isinstance(text, str):

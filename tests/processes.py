@@ -9,6 +9,16 @@ from power_agent.process import start_time
 
 PATIENCE_SECONDS = 30.0
 
+LEAVERS = {
+    "setsid": "setsid sh -c 'echo $$ > one; exec sleep 1000' & while [ ! -s one ]; do sleep 0.01; done",
+    "nohup": "nohup sh -c 'echo $$ > one; exec sleep 1000' >/dev/null 2>&1 & while [ ! -s one ]; do sleep 0.01; done",
+    "double fork": "(sh -c 'echo $$ > one; exec sleep 1000' &) ; while [ ! -s one ]; do sleep 0.01; done",
+    "no mark": "setsid env -i sh -c 'echo $$ > one; exec sleep 1000' & while [ ! -s one ]; do sleep 0.01; done",
+    "deaf": "setsid sh -c 'trap \"\" TERM HUP; echo $$ > one; while :; do sleep 1; done' & while [ ! -s one ]; do sleep 0.01; done",
+    "stopped": "setsid sh -c 'echo $$ > one; kill -STOP $$' & while [ ! -s one ]; do sleep 0.01; done",
+}
+"""Ways to leave a process behind; its pid stands in the file `one`."""
+
 
 def alive(*pids: int) -> list[int]:
     """Return those that live; a corpse does not."""

@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from processes import alive, gone, noted
+from processes import LEAVERS, alive, gone, noted
 
 from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, shell
 from power_agent.errors import BadArguments, InvalidInput
@@ -16,16 +16,6 @@ from power_agent.policy import allow_all
 from power_agent.tools.shell.gathering import Gathered, Live, text_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a reaper needs Linux: elsewhere only a process group can be ended")
-
-LEAVERS = {
-    "setsid": "setsid sh -c 'echo $$ > one; exec sleep 1000' & while [ ! -s one ]; do sleep 0.01; done",
-    "nohup": "nohup sh -c 'echo $$ > one; exec sleep 1000' >/dev/null 2>&1 & while [ ! -s one ]; do sleep 0.01; done",
-    "double fork": "(sh -c 'echo $$ > one; exec sleep 1000' &) ; while [ ! -s one ]; do sleep 0.01; done",
-    "no mark": "setsid env -i sh -c 'echo $$ > one; exec sleep 1000' & while [ ! -s one ]; do sleep 0.01; done",
-    "deaf": "setsid sh -c 'trap \"\" TERM HUP; echo $$ > one; while :; do sleep 1; done' & while [ ! -s one ]; do sleep 0.01; done",
-    "stopped": "setsid sh -c 'echo $$ > one; kill -STOP $$' & while [ ! -s one ]; do sleep 0.01; done",
-}
-"""Ways to leave a process behind; its pid stands in the file `one`."""
 
 
 @pytest.fixture
@@ -267,7 +257,7 @@ async def test_nothing_survives_a_time_out(root, way):
 
 async def test_who_asks_nicely_may_clean_up(root):
     """Before it is killed a command hears SIGTERM."""
-    (seen,) = await told(root, bash("trap 'echo cleaning; exit 0' TERM; while :; do sleep 0.01; done", timeout=0.5))
+    (seen,) = await told(root, bash("trap 'echo cleaning; exit 0' TERM; while :; do :; done", timeout=0.5))
     assert seen.startswith("cleaning\n[Timed out")
 
 
@@ -335,6 +325,16 @@ async def test_siblings_are_ended_apart(root):
     second = "while [ ! -e go ]; do sleep 0.01; done; echo alive"
     outs = await told(root, [bash(first), bash(second), bash("sleep 0.2; touch go")])
     assert outs[1] == "alive\n[exit 0]\n[in .]"
+
+
+@pytest.mark.parametrize("places", [1, 8])
+async def test_commands_of_one_message_begin_where_it_found_the_session(root, places):
+    """However many run at a time, so that what a person approves does not depend on it; the last one says where the next begins."""
+    script = [[bash("cd src"), bash("pwd")], [bash("pwd; cd src"), bash("cd src")], [bash("pwd")], "done"]
+    async with StatefulAgentLoop(ScriptedModel(script), tools=shell(root), store=":memory:", policy=allow_all, limits=Limits(max_parallel_calls=places)) as loop:
+        await loop.send("go", "s")
+        outs = await said(loop)
+    assert [outs[at].partition("\n")[0] for at in (1, 2, 4)] == [str(root), str(root), str(root / "src")]
 
 
 async def test_calls_beyond_the_places_wait(root):

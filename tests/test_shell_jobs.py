@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from power_agent.errors import BadArguments, InvalidInput, ToolError
 from power_agent.policy import allow_all, own_rules
 from power_agent.policy.verdicts import Allow, Ask, Wanted
 from power_agent.tools.shell.reaper import Output
+from power_agent.tools.shell.running import Command, order, spawn
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a reaper needs Linux")
 UNTIL_GO = "while [ ! -e {} ]; do sleep 0.01; done"
@@ -151,6 +153,18 @@ async def test_the_probe_knows_whether_a_job_began(root, tools, tmp_path):
     assert await tool.ask_probe(arguments, context("other")) == Happened(f"Started as job {job}.")
     assert await start(tools, "echo x >> ran", key="other") == job
     assert (root / "ran").read_text() == "x\n"
+
+
+def test_a_reaper_that_comes_too_late_starts_nothing(root, tmp_path):
+    """Its attempt was declared void while it was on its way."""
+    (tmp_path / "jobs" / "j0").mkdir(parents=True)
+    (tmp_path / "jobs" / "j0" / "started").write_text('{"void": true}')
+    command = Command(("/bin/sh", "-c", "touch ran"), str(root), {"PATH": "/usr/bin:/bin"}, "late", 60)
+    with spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reaper:
+        said, _ = reaper.communicate(order(command, folder=str(tmp_path / "jobs" / "j0"), most=1_000))
+    assert said == b""
+    assert not (root / "ran").exists()
+    assert json.loads((tmp_path / "jobs" / "j0" / "started").read_text()) == {"void": True}
 
 
 def test_of_endless_output_the_newest_is_kept(tmp_path):

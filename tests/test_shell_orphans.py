@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import alive, gone, noted
-from test_shell import LEAVERS
+from processes import LEAVERS, alive, gone, noted
 
 from power_agent import ScriptedModel, StatefulAgentLoop, shell
 from power_agent.policy import allow_all

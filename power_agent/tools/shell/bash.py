@@ -49,7 +49,8 @@ class Bash:
     ) -> str:
         """Run a command line with bash and return its output, stdout and stderr together.
 
-        It begins in the folder in which the last one ended; the last line of the answer names it. There is no input to read from.
+        It begins in the folder in which the last one ended; the last line of the answer names it. Commands of
+        one message begin in the same folder. There is no input to read from.
         Everything it started is ended with it: what shall go on belongs into a job. Long output is cut in the middle.
 
         Args:

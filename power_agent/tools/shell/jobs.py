@@ -57,6 +57,8 @@ class Jobs:
         self._bash = bash
         if f"{self._folder}/".startswith(f"{root.rstrip('/')}/"):
             raise InvalidInput("The folder of the jobs lies beneath the root, where commands could change it.", hint="Pass one outside, beside the store for example.")
+        if process.start_time(os.getpid()) is None:
+            raise InvalidInput("Jobs need /proc, to be found again: Linux.", hint="Leave jobs out.")
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
 
     # -- start -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Where a session stands beneath the root, and which scripts a command line would have read.
 
 The log is the only truth: each answer of the shell ends with the folder the next command begins in, and that last line is where it
-is read from, by every process alike. Nothing is remembered beside it. Commands of one message begin in the same folder when they
-run side by side; a fork stands where its parent stood. A summary takes the line with it: the next command begins at the root,
+is read from, by every process alike. Nothing is remembered beside it. All commands of one message begin in the same folder, and the
+last of them says where the next message begins; a fork stands where its parent stood. A summary takes the line with it: the next command begins at the root,
 and says so.
 """
 
