@@ -492,7 +492,7 @@ def test_doctor_looks_at_everything(run, monkeypatch):
     told = run("doctor", "--json")
     assert "very-secret" not in told.out + told.err
     findings = {one["what"]: one for one in told.data["findings"]}
-    assert {"sqlite", "install", "keys", "settings", "filesystem", "disk", "store", "wal", "durability", "session"} == set(findings)
+    assert {"sqlite", "install", "sandbox", "keys", "settings", "filesystem", "disk", "store", "wal", "durability", "session"} == set(findings)
     assert findings["keys"]["told"] == "EXAMPLE_API_KEY"
     assert "journal_mode=wal, synchronous=2" in findings["durability"]["told"]
     assert {one["session"] for one in told.data["stuck"]} == {"failed", "limited", "waiting", "doubted", "crashed"}
