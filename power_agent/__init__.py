@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from power_agent.tools import tool
     from power_agent.tools.files import files
     from power_agent.tools.person import ask_person
+    from power_agent.tools.shell import shell
     from power_agent.tools.todo import todo, todo_of
     from power_agent.uploads import Upload
 
@@ -69,6 +70,7 @@ _HOMES = {
     "files": "tools.files",
     "fold": "state",
     "model": "models",
+    "shell": "tools.shell",
     "system_prompt": "prompt",
     "todo": "tools.todo",
     "todo_of": "tools.todo",
@@ -114,6 +116,7 @@ __all__ = [
     "files",
     "fold",
     "model",
+    "shell",
     "system_prompt",
     "todo",
     "todo_of",

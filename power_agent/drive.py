@@ -25,7 +25,7 @@ from power_agent import events as e
 from power_agent.compaction import Compactor, GivenUp, window_of
 from power_agent.context import render
 from power_agent.errors import ContextTooLong, HeadMoved, IllegalMove, InvalidInput, LogError, ModelError, OwnershipLost, StoreError
-from power_agent.executor import FOUND, STOPPED, Done, Executor, lost, wanted
+from power_agent.executor import STOPPED, Done, Executor, lost, wanted
 from power_agent.gauge import answer_tokens, of_part
 from power_agent.guards import AnyGuard, Asking, Ending, Guards, name_of, settled
 from power_agent.limits import (
@@ -562,8 +562,9 @@ class Drive:
             self._stage(e.CallAborted(call=name, by=by, reason=reason))
         for name in step.expired:
             self._stage(e.CallDenied(call=name, by="deadline", reason="nobody answered in time"))
-        for name in step.doubt:
-            self._stage(e.CallDoubted(call=name, attempt=calls[name].attempt, reason=FOUND))
+        reasons = {name: await self._executor.bury(self.state, calls[name]) for name in step.doubt}
+        for name, reason in reasons.items():
+            self._stage(e.CallDoubted(call=name, attempt=calls[name].attempt, reason=reason))
         if step.doubt:
             self._recovering |= set(step.doubt)
             return

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
@@ -29,11 +29,13 @@ from power_agent.limits import MAX_BLOB_BYTES, PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
-from power_agent.state import CallState, SessionState
+from power_agent.state import CallState, Returned, SessionState
 from power_agent.uploads import Upload, taken
 
 STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
 FOUND = "It was found started, and its outcome was not recorded."
+BURIED = "Nothing that it started is running here any more."
+NOT_BURIED = "Something that it started may still be running."
 STOPPED = "It was stopped because the turn was cancelled."
 FROM_WITHIN = "It was cancelled from within, without an outcome."
 UNBOUND = Deny("The tool cannot tell what it would depend on.", "unbound")
@@ -102,7 +104,7 @@ class Executor:
                 return e.CallFailed(call=made.id, attempt=1, failure=wrong)
         if tool is None:  # approved or doubted, and gone since
             return e.CallAborted(call=made.id, by="power_agent", reason=f"there is no tool {made.name} any more")
-        bound = bound_by(tool, made)
+        bound = bound_by(tool, made, state)
         digest = digest_of(tool, made, bound)
         if tool.external and call.place == "requested":
             return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, external=True)
@@ -166,7 +168,10 @@ class Executor:
         """Return what the tool is told about the attempt that runs, or was found."""
         made = call.call.id
         progress = None if self._glimpse is None else self._progress(self._glimpse(), state, made)
-        return ToolContext(session=state.session, call=made, attempt=call.attempt, idempotency_key=idempotency_key(state.nonce, made), deps=self._deps, progress=progress)
+        tool = self._tools.get(call.call.name)
+        bound = None if tool is None else bound_by(tool, call.call, state)  # nothing came in since it was judged: the same as then
+        key = idempotency_key(state.nonce, made)
+        return ToolContext(session=state.session, call=made, attempt=call.attempt, idempotency_key=key, deps=self._deps, progress=progress, binds=bound)
 
     @staticmethod
     def _progress(glimpse: Callable[[Glimpsed], None], state: SessionState, call: str) -> Callable[[str], None]:
@@ -229,6 +234,18 @@ class Executor:
             return "ask"  # a probe that looks before that thread has ended would answer too early
         return "ask" if stricter == "probe" and today != "probe" else stricter
 
+    async def bury(self, state: SessionState, call: CallState) -> str:
+        """End what an attempt that was found started left running, and say what is known: no doubt is recorded while it goes on."""
+        offered = getattr(self._tools.get(call.call.name), "bury", None)
+        if offered is None:
+            return FOUND
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                buried = await offered(idempotency_key(state.nonce, call.call.id))
+        except Exception:  # noqa: BLE001  then nobody knows
+            buried = False
+        return f"{FOUND} {BURIED if buried else NOT_BURIED}"
+
     async def probe(self, call: CallState, context: ToolContext, output_bytes: int) -> Done:
         """Ask the tool's probe whether it happened. No answer, or none in time, leaves the doubt."""
         tool = self._tools.get(call.call.name)
@@ -255,16 +272,35 @@ def wanted(state: SessionState, call: CallState, bound: Mapping[str, JsonValue] 
     return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments, binds=bound or {})
 
 
-def bound_by(tool: Tool, made: Call) -> Mapping[str, JsonValue] | None:
+def bound_by(tool: Tool, made: Call, state: SessionState | None = None) -> Mapping[str, JsonValue] | None:
     """Return what a call depends on beside its arguments; None where the tool cannot tell."""
     offered = getattr(tool, "binds", None)
     if offered is None:
         return {}
+    follows = getattr(tool, "follows", None)
+    before = () if follows is None else (_said_before(state, follows),)
     try:
-        told: dict[str, JsonValue] = json.loads(json.dumps(dict(offered(made.arguments)), allow_nan=False))
+        told: dict[str, JsonValue] = json.loads(json.dumps(dict(offered(made.arguments, *before)), allow_nan=False))
     except Exception:  # noqa: BLE001  whatever it raises, nobody knows what would run
         return None
     return told
+
+
+def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
+    """Yield the texts that a tool's calls of earlier messages returned, the latest first; of one that was cut, its end.
+
+    Siblings do not count: what a call is bound to must not change while it waits for a person.
+    """
+    if state is None:
+        return
+    transcript = state.transcript
+    entries = (transcript[at] for at in range(len(transcript) - 1, -1, -1))
+    for entry in entries:
+        for call in reversed(entry.calls) if isinstance(entry, Returned) else ():
+            if call.call.name == name and call.outcome is not None:
+                text = call.outcome.cut.tail if call.outcome.cut is not None else call.outcome.output
+                if isinstance(text, str):
+                    yield text
 
 
 def digest_of(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str:

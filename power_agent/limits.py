@@ -183,3 +183,14 @@ MAX_WIRE_EVENT_BYTES = 33_554_432
 """One event or line of a stream: some formats repeat the whole answer in the last one."""
 MAX_ERROR_BYTES = 65_536
 """What is read of an error's body; a page of HTML need not be."""
+
+COMMAND_SECONDS = 120.0
+"""How long a command may take when nobody says how long: most that take longer wait for something that never comes."""
+MAX_COMMAND_SECONDS = 3_600.0
+"""How long a command may take at most; what takes longer is a job."""
+MAX_COMMAND_OUTPUT_BYTES = 1_048_576
+"""What is kept of a command's output, half from its beginning and half from its end; the context sees less, the rest is in a blob."""
+MAX_JOB_SECONDS = 86_400.0
+"""How long a job may run: it has no owner that waits for it, so it must end by itself."""
+MAX_JOB_OUTPUT_BYTES = 16_777_216
+"""What is kept of a job's output on disk: the newest."""

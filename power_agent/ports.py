@@ -334,16 +334,27 @@ class Model(Protocol):
 
 
 class ToolContext:
-    """What a running tool knows about its call. Tools that cannot be stopped (threads) set `still_alive`, and `left`: what
-    came of it in the end as (value, error), also when nobody waited that long.
+    """What a running tool knows about its call; `binds` is what the call was judged with beside its arguments. Tools that cannot be
+    stopped (threads) set `still_alive`, and `left`: what came of it in the end as (value, error), also when nobody waited that long.
     """
 
-    def __init__(self, *, session: str, call: str, attempt: int, idempotency_key: str, deps: Any = None, progress: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        session: str,
+        call: str,
+        attempt: int,
+        idempotency_key: str,
+        deps: Any = None,
+        progress: Callable[[str], None] | None = None,
+        binds: Mapping[str, JsonValue] | None = None,
+    ) -> None:
         self.session = session
         self.call = call
         self.attempt = attempt
         self.idempotency_key = idempotency_key
         self.deps = deps
+        self.binds: Mapping[str, JsonValue] = binds or {}
         self.cancelled = False
         self.still_alive: Callable[[], bool] = lambda: False
         self.left: Awaitable[tuple[Any, BaseException | None]] | None = None
@@ -427,6 +438,27 @@ class BoundTool(Tool, Protocol):
         """Return what a call depends on, as JSON: the working directory (`folder`), the digest of a script. It must be quick and
         without effects; it is asked before the policy and again before the start. If it raises, the call is denied.
         """
+        ...
+
+
+class FollowingTool(Tool, Protocol):
+    """A bound tool whose calls go on where earlier calls of the session stopped, such as a shell in the folder where it stands."""
+
+    @property
+    def follows(self) -> str:
+        """The name of the tool whose earlier answers `binds` wants to know."""
+        ...
+
+    def binds(self, arguments: Mapping[str, JsonValue], said: Iterable[str]) -> Mapping[str, JsonValue]:
+        """As for a bound tool; `said` are the texts of earlier answers that are in the context, the latest first."""
+        ...
+
+
+class BuryingTool(Tool, Protocol):
+    """A tool that starts processes, of which an earlier attempt may have left some."""
+
+    async def bury(self, idempotency_key: str) -> bool:
+        """End whatever an earlier attempt of that call left running; True when nothing of it is left. It must be quick."""
         ...
 
 

@@ -36,6 +36,7 @@ from power_agent.errors import PowerAgentError
 from power_agent.hooks import Hooks
 from power_agent.machine import AskModel, Compact, EndTurn, RunCalls, TakeInput, Wait, decide
 from power_agent.messages import Call
+from power_agent.policy import allow_all
 from power_agent.state import SessionState
 
 KILLED = -signal.SIGKILL
@@ -388,7 +389,7 @@ async def crowd(folder: str, journal: str, rounds: int, start: float, pause: flo
 
 async def hands(root: str, path: str, tool: str, arguments: dict[str, Any]) -> None:
     """Let a model make one call of the file tools."""
-    async with StatefulAgentLoop(ScriptedModel([[Call(tool, arguments)], "done"]), tools=files(root), store=path) as loop:
+    async with StatefulAgentLoop(ScriptedModel([[Call(tool, arguments)], "done"]), tools=files(root), store=path, policy=allow_all) as loop:
         await loop.send("go", "s")
 
 

@@ -15,6 +15,7 @@ from needs import needs
 from power_agent import Call, ScriptedModel, StatefulAgentLoop, files, tool
 from power_agent.errors import InvalidInput
 from power_agent.limits import MAX_FOUND, MAX_SHOWN_BYTES, Limits
+from power_agent.policy import allow_all
 from power_agent.tools.files import CHANGING, READING
 from power_agent.tools.files.content import version_of
 from power_agent.tools.files.names import meant
@@ -42,7 +43,7 @@ def call(root):
 
     async def calls(*wanted: Call, **options):
         model = ScriptedModel([*([one] for one in wanted), "done"])
-        async with StatefulAgentLoop(model, tools=files(root, **options), store=root.parent / "agent.db", limits=BOUNDLESS) as loop:
+        async with StatefulAgentLoop(model, tools=files(root, **options), store=root.parent / "agent.db", limits=BOUNDLESS, policy=allow_all) as loop:
             result = await loop.send("go")
             assert result.status == "completed", result
             messages = await loop.messages(result.session_id)
@@ -65,7 +66,7 @@ async def test_they_stand_beside_other_tools(root):
 
     made(root, {"a.txt": "x\n"})
     model = ScriptedModel([[Call("read", {"path": "a.txt"}), Call("mine")], "done"])
-    async with StatefulAgentLoop(model, tools=[*files(root), mine], store=root.parent / "agent.db") as loop:
+    async with StatefulAgentLoop(model, tools=[*files(root), mine], store=root.parent / "agent.db", policy=allow_all) as loop:
         assert (await loop.send("go")).status == "completed"
     made_tools = {one.spec.name: one for one in files(root)}
     assert {name: one.recovery for name, one in made_tools.items()} == dict.fromkeys(READING, "rerun") | dict.fromkeys(CHANGING, "probe")

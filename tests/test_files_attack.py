@@ -17,6 +17,7 @@ from hostile import SECRET, House
 from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, files
 from power_agent.errors import FileChanged, FileProtected, InvalidInput, PathRefused, PowerAgentError, SearchFailed
 from power_agent.limits import MAX_SHOWN_BYTES
+from power_agent.policy import allow_all
 from power_agent.tools.files.names import meant, shown
 from power_agent.tools.files.protected import TABLE, Protection
 from power_agent.tools.files.replacing import current, replace
@@ -36,7 +37,9 @@ async def asked(house: House, *calls: Call, **options) -> list[tuple[str, str]]:
     """Let a model make calls, one after the other; return how each ended, in a word, and what the model was told."""
     tools = files(house.root, **options)
     model = ScriptedModel([*([call] for call in calls), "done"])
-    async with StatefulAgentLoop(model, tools=tools, store=house.root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None, max_rounds_without_progress=None)) as loop:
+    async with StatefulAgentLoop(
+        model, tools=tools, store=house.root.parent / "agent.db", limits=Limits(max_rounds_per_turn=None, max_rounds_without_progress=None), policy=allow_all
+    ) as loop:
         result = await loop.send("go")
         assert result.status == "completed", result
         ended = await loop.history(result.session_id, kinds=["call.succeeded", "call.failed", "call.aborted", "call.denied"])
@@ -119,7 +122,7 @@ async def test_what_is_not_judged_is_not_asked_about(house):
     """A path that can never do is refused before the call starts: no person is asked about it, nothing has to be doubted."""
     tools = files(house.root)
     model = ScriptedModel([[Call("write", {"path": ".git/hooks/pre-commit", "content": "x"})], "done"])
-    async with StatefulAgentLoop(model, tools=tools, store=house.root.parent / "agent.db") as loop:
+    async with StatefulAgentLoop(model, tools=tools, store=house.root.parent / "agent.db", policy=allow_all) as loop:
         await loop.send("go", "s")
         kinds = [kept.kind for kept in await loop.history("s")]
         assert "call.started" not in kinds
@@ -561,7 +564,7 @@ async def test_an_open_store_is_never_opened_a_second_time(house, monkeypatch):
         Call("edit", {"path": "memory", "old": "x", "new": "y", "version": "0" * 16}),
     ]
     model = ScriptedModel([*([call] for call in calls), "done"])
-    async with StatefulAgentLoop(model, tools=tools, store=path) as loop:
+    async with StatefulAgentLoop(model, tools=tools, store=path, policy=allow_all) as loop:
         await loop.sessions()
         monkeypatch.setattr(os, "open", noted)
         assert (await loop.send("go", "s")).status == "completed"

@@ -17,6 +17,7 @@ import pytest
 from scenes import KILLED, stage_in
 
 from power_agent import Call, DidNotHappen, Happened, Result, ScriptedModel, StatefulAgentLoop, ToolContext, Unknown, files
+from power_agent.policy import allow_all
 from power_agent.tools.files.content import version_of
 from power_agent.tools.files.room import Room
 from power_agent.tools.files.writing import Edit, Writing
@@ -102,7 +103,7 @@ async def test_killed_in_the_middle(stage, root, scene, point):
     happened = now == wanted
     assert happened == (point == "after:effect" or (point == "after:rename" and scene != "apply_patch") or point == "after:rename:3")
     model = ScriptedModel([[call], "done"])
-    async with StatefulAgentLoop(model, tools=files(root), store=root.parent / "agent.db") as loop:
+    async with StatefulAgentLoop(model, tools=files(root), store=root.parent / "agent.db", policy=allow_all) as loop:
         assert (await loop.resume("s")).status == "completed"
         history = await loop.history("s")
     kinds = [kept.kind for kept in history]
@@ -125,7 +126,7 @@ async def test_somebody_else_was_there_meanwhile(stage, root, scene):
     killed(stage, root, call, "after:rename")
     (name,) = wanted
     (root / name).write_text("somebody else's\n")
-    async with StatefulAgentLoop(ScriptedModel([[call], "done"]), tools=files(root), store=root.parent / "agent.db") as loop:
+    async with StatefulAgentLoop(ScriptedModel([[call], "done"]), tools=files(root), store=root.parent / "agent.db", policy=allow_all) as loop:
         result = await loop.resume("s")
         assert (result.status, [one.state for one in result.pending]) == ("waiting", ["doubted"])
         await loop.settle("s", "t1r1c1", Result("it did"))
@@ -138,7 +139,7 @@ async def test_a_patch_of_which_nobody_can_tell(stage, root):
     call, _ = CALLS["apply_patch"]
     killed(stage, root, call, "after:rename:2")
     (root / "b.txt").write_text("somebody else's\n")
-    async with StatefulAgentLoop(ScriptedModel([[call], "done"]), tools=files(root), store=root.parent / "agent.db") as loop:
+    async with StatefulAgentLoop(ScriptedModel([[call], "done"]), tools=files(root), store=root.parent / "agent.db", policy=allow_all) as loop:
         assert [one.state for one in (await loop.resume("s")).pending] == ["doubted"]
 
 

@@ -91,6 +91,7 @@ def _machine() -> Iterator[Finding]:
     else:
         yield Finding("sqlite", "good", f"SQLite {version}.")
     yield from _installed()
+    yield _sandbox()
     keys = sorted(name for name, value in os.environ.items() if value and re.fullmatch(r"[A-Z][A-Z0-9_]*_API_KEY", name))
     yield Finding("keys", "good" if keys else "note", ", ".join(keys) if keys else "No variable that ends in _API_KEY is set; a model behind a network will want one.")
     ready, rest = [one for one in known_providers() if one.ready], [one for one in known_providers() if not one.ready]
@@ -99,6 +100,18 @@ def _machine() -> Iterator[Finding]:
     sandbox = shutil.which("bwrap")
     told = f"bubblewrap is {sandbox}" if sandbox else "bubblewrap is not installed"
     yield Finding("sandbox", "note", f"{told}. Tools run as you do: no tool of this package starts programs in a sandbox yet.")
+
+
+def _sandbox() -> Finding:
+    """Say what this system keeps commands from writing: tried, not looked up."""
+    from power_agent.tools.shell.sandbox import sandbox_report  # noqa: PLC0415  only here
+
+    report = sandbox_report()
+    if not report.holds:
+        return Finding("sandbox", "note", "None was proven to hold: commands can write what you can. Install bubblewrap, or use Linux 6.2 or later.")
+    held = sum(one.held for one in report.findings)
+    open_ = [one.attempt for one in report.findings if not one.held and one.attempt != "make a file beneath the root"]
+    return Finding("sandbox", "good", f"{report.kind}: {held} forbidden things were tried in it and failed{'; possible stays: ' + ', '.join(open_) if open_ else ''}.")
 
 
 def _installed() -> Iterator[Finding]:

@@ -40,7 +40,7 @@ from power_agent.loop.upkeep import Upkeep
 from power_agent.loop.work import Desk, Work, looked_at
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
-from power_agent.policy import Policy, allow_all
+from power_agent.policy import Policy, own_rules
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Store, Strategy, Tip, Tool
 from power_agent.recall import Recall
 from power_agent.report import ContextReport
@@ -63,7 +63,8 @@ class StatefulAgentLoop:
     """An agent whose whole life is in its log. Use it inside `async with`.
 
     `model` answers, `tools` are functions it may call, `store` is a path, `":memory:"` or a store. `policy` judges each call
-    (allow, deny, ask a person); without one the user's own functions run. `guards` may change or refuse inputs, requests, calls and ends.
+    (allow, deny, ask a person); without one your own functions run, and toolboxes that change the world ask.
+    `guards` may change or refuse inputs, requests, calls and ends.
     `deps` is handed to every tool in its context. `compaction` says how a context that grows too large is made smaller (old outputs
     as references, then a summary by `models["summary"]`, else by the model itself). `context` are functions that say what the model is shown beside
     the log with each request: memory, documents, the time.
@@ -106,7 +107,9 @@ class StatefulAgentLoop:
         self._compactor = Compactor(model, self._offer, strategies=strategies, summariser=(models or {}).get("summary"), aside=SURROUNDINGS_SHARE if self._providers else 0.0)
         me, self._hooks = process.me(), Hooks(listeners)
         self._guards = Guards(guards)
-        self._executor = Executor(self._offer, policy or allow_all, deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere)
+        self._executor = Executor(
+            self._offer, policy or own_rules(self._tools), deps, guards=self._guards.at("call"), glimpse=self._hooks.glimpser, me=me, elsewhere=process.lives_elsewhere
+        )
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks)
         self._chance = chance or SystemChance()
         self._sync: SyncLoop | None = None

@@ -12,7 +12,8 @@
     searching.py   list, glob, grep; narrowing.py: with ripgrep's help; matching.py: in a process that can be killed
 
 What a call can be refused for without a look at the disk (its path, what the table protects) is refused before it starts, and
-before a person is asked. Reading is harmless to repeat; what writes names the version it has seen and has a probe.
+before a person is asked. Reading is harmless to repeat; what writes names the version it has seen and has a probe. Without a
+policy reading runs and writing is asked about.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class FileTool(FunctionTool):
         self.nature = Nature(does="reads" if probe is None else "changes", paths=() if self.spec.name == "apply_patch" else ("path",))
         self._room = room
         self._places = places
+        self.root = room.root
+        paths = tuple(one for one in ("path",) if one in self.spec.parameters.get("properties", {}))  # type: ignore[operator]
+        self.nature = Nature(does="reads" if probe is None else "changes", paths=paths)
 
     def check(self, arguments: Mapping[str, JsonValue]) -> dict[str, Any]:
         """Return the arguments, or raise `BadArguments`, `PathRefused` or `FileProtected`; the disk is not looked at."""

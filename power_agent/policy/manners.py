@@ -1,0 +1,26 @@
+"""What tools ask for themselves where nobody wrote a policy: those that say what they do to the world are judged by it.
+
+The user's own functions run: they are the user's business. A toolbox that was not written for one purpose says of each tool whether
+it reads, changes or is a shell (`nature`), beneath which `root`, and brings a `judge` of command lines. Reads beneath the root and
+command lines that only do that run; everything else is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from power_agent.policy.rules import Mode, Rules, natures_of
+from power_agent.policy.verdicts import Policy, Verdict, Wanted, allow_all
+
+
+def own_rules(tools: Iterable[object], *, mode: Mode = "on-request") -> Policy:
+    """Return the policy that these tools bring along; `policy=own_rules(tools, mode="never-ask")` denies what would be asked."""
+    rules: dict[str, Rules] = {}
+    for one in tools:
+        for name, nature in natures_of([one]).items():
+            rules[name] = Rules(mode=mode, natures={name: nature}, shell=getattr(one, "judge", None), root=getattr(one, "root", None))
+
+    def judge(wanted: Wanted) -> Verdict:
+        return rules.get(wanted.tool, allow_all)(wanted)
+
+    return judge
