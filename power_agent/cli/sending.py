@@ -21,7 +21,7 @@ from power_agent.cli.glance import Seen, looking, named
 from power_agent.cli.glance import session as seen
 from power_agent.cli.running import run
 from power_agent.cli.saying import fancy, voice
-from power_agent.cli.streaming import Left, Teller, leave, show_left
+from power_agent.cli.streaming import Left, Teller, leave, show_left, worked_off
 from power_agent.cli.telling import as_data, used
 from power_agent.errors import SessionNotFound, StoreNotFound, UsageError
 from power_agent.loop import StatefulAgentLoop
@@ -136,6 +136,7 @@ def _turn(settings: Settings, whom: Callable[[str], str], act: Act, flags: dict[
         voice.progress(("session ", "dim"), name)
         async with loop:
             result = await act(loop, name, teller)
+            await worked_off(loop, name)
             return result, isinstance(result, TurnResult) and result.status == "waiting" and (await loop.state(name)).cancel is not None
 
     try:

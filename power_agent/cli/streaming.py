@@ -5,6 +5,7 @@ Glimpses are not facts. What was told of an answer counts when its fact says the
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from typing import NamedTuple, TextIO
@@ -16,6 +17,7 @@ from power_agent.cli.glance import living
 from power_agent.cli.saying import voice
 from power_agent.cli.telling import in_full, learn_tools, row
 from power_agent.events import Envelope
+from power_agent.limits import LOOK_SECONDS
 from power_agent.loop import StatefulAgentLoop
 from power_agent.loop.intake import WhenBusy
 from power_agent.messages import Text
@@ -106,6 +108,12 @@ async def leave(loop: StatefulAgentLoop, name: str, text: str, *, key: str | Non
     if pid(row.owner or "") == str(os.getpid()):
         return await loop.send(text, name, key=key, by=by, when_busy=when_busy)
     return Left(name, result.input_seq, row.owner or "")
+
+
+async def worked_off(loop: StatefulAgentLoop, name: str) -> None:
+    """Stay until what others queued behind our turn is done too: they wait for this process, and leaving would interrupt it."""
+    while (row := await loop.store.find(name)) is not None and living(row.owner, row.deadline) and pid(row.owner or "") == str(os.getpid()):  # noqa: ASYNC110  the lease in the file says it, and wakes nobody
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def show_left(left: Left) -> int:
