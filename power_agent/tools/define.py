@@ -38,7 +38,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class FunctionTool:
-    """A function and what was promised about it."""
+    """A function and what was promised about it. `nature` says what its calls do to the world; a kind of tool may say it for all."""
+
+    nature: Nature | None = None
 
     def __init__(
         self,
@@ -53,7 +55,8 @@ class FunctionTool:
         nature: Nature | None = None,
     ) -> None:
         self.function = function
-        self.nature = nature
+        if nature is not None:
+            self.nature = nature
         self.seconds = seconds
         self.external = external
         self.probe = probe

@@ -55,7 +55,6 @@ class FileTool(FunctionTool):
     ) -> None:
         recovery: Recovery = "rerun" if probe is None else "ask"
         super().__init__(function, name=name, recovery=recovery, probe=probe)
-        self.nature = Nature(does="reads" if probe is None else "changes", paths=() if self.spec.name == "apply_patch" else ("path",))
         self._room = room
         self._places = places
         self.root = room.root
