@@ -118,7 +118,7 @@ MUTANTS = (
         "drive.py",
         '            elif self.state.cancel is None and promise in {"rerun", "keyed"}:\n',
         '            elif promise in {"rerun", "keyed"}:\n',
-        "cancel every_cut recovery loop",
+        "recovery cancel",
     ),
     Mutant(
         "cancel not seen while the model thinks",

@@ -257,6 +257,25 @@ def test_probes(tmp_path, monkeypatch, answer, status, says, payments):
     assert "probe Ada 1" in journal.lines
 
 
+@pytest.mark.parametrize("recovery", ["keyed", "probe", "ask"])
+def test_a_cancelled_turn_recovers_nothing(tmp_path, recovery):
+    """Killed after the effect, then cancelled: whatever was promised, nothing runs or is asked again; the doubt is a person's."""
+    journal = killed_in_pay(tmp_path, recovery)
+
+    async def second_life():
+        async with make(tmp_path, [TWO, "done"], tools=[pay_tool(journal, recovery, answer=DidNotHappen())]) as loop:
+            assert await loop.cancel("s", by="ada")
+            assert [call.state for call in await loop.pending("s")] == ["doubted"]
+            assert (await loop.resume("s")).status == "waiting"
+            assert not {"call.retried", "model.asked"} & set((await kinds(loop))[-4:])
+            await loop.settle("s", "t1r1c1", Result("it did"), by="ada")
+            assert (await loop.resume("s")).status == "cancelled"
+            assert [wrong async for wrong in loop.verify()] == []
+
+    asyncio.run(second_life())
+    assert [line.split()[0] for line in journal.lines] == ["pay"]
+
+
 def test_a_probe_may_know_later(tmp_path):
     """A probe that did not know is asked again with the next resume, and may know then."""
     journal = killed_in_pay(tmp_path, "probe")
