@@ -315,8 +315,8 @@ class Intake:
             else:
                 return await result_of(self._store, state, number, seq)
 
-    async def _taken_over(self, name: str, seq: int) -> None:
-        """Drive a session whose owner died; what goes wrong with it goes wrong here, but for somebody who was quicker."""
+    async def _taken_over(self, name: str, seq: int | None) -> None:
+        """Drive a session that nobody living drives; what goes wrong with it goes wrong here, but for somebody who was quicker."""
         work = self._desk.begin(name, self.go_on)
         await work.over(seq)
         failed = work.task.exception() if work.task is not None and work.task.done() and not work.task.cancelled() else None
@@ -336,8 +336,8 @@ class Intake:
         step = decide(await self._sink.load(name), self._clock.now())
         if isinstance(step, Wait) and step.why == "person":
             return
-        with contextlib.suppress(SessionBusy, OwnershipLost):  # somebody was quicker, and obeys
-            await self._desk.begin(name, self.go_on).over()
+        with contextlib.suppress(SessionBusy):  # somebody was quicker, and obeys
+            await self._taken_over(name, None)
 
     async def go_on(self, work: Work) -> SessionState:
         """Take a session up where it stands, and drive."""
