@@ -192,13 +192,7 @@ MUTANTS = (
         "store upkeep",
     ),
     Mutant("tail off by one", "store/reading.py", "WHERE pos > ? ORDER BY pos LIMIT ?", "WHERE pos > ? + 1 ORDER BY pos LIMIT ?", "stream store"),
-    Mutant(
-        "a watcher sleeps through a commit",
-        "store/tail.py",
-        "                news.clear()\n                records = await self._read(session, after)\n",
-        "                records = await self._read(session, after)\n                news.clear()\n",
-        "stream",
-    ),
+    Mutant("a watcher hears only its own process", "store/tail.py", "                    self._poll()\n", "", "stream"),
     Mutant("erased, and still in the file", "store/file.py", '"secure_delete = ON", ', "", "upkeep store disk"),
     Mutant("erased under its forks", "loop/upkeep.py", '        if branches and forks != "erase":\n', "        if False:\n", "upkeep"),
 )

@@ -29,6 +29,14 @@ def count_in_a_thread(to: int, ctx: ToolContext) -> int:
     return to
 
 
+SEND = """
+import sys
+from power_agent import ScriptedModel, StatefulAgentLoop
+with StatefulAgentLoop(ScriptedModel(["hello"]), store=sys.argv[1], durability="normal").sync as agent:
+    agent.send("x", "s")
+"""
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("power_agent.drive._backoff", lambda _attempt: 0.001)
@@ -224,6 +232,22 @@ async def test_watching_one_session(tmp_path):
         assert seen == await loop.history("s", after=2)
         with pytest.raises(SessionNotFound):
             await anext(loop.watch("nobody"))
+
+
+async def test_watching_what_another_process_writes(tmp_path):
+    """It is told without asking: nobody reconnects, nobody here commits anything."""
+    path = tmp_path / "agent.db"
+    async with StatefulAgentLoop(ScriptedModel([]), store=path, durability="normal") as loop:
+        watching = loop.watch()
+        first = asyncio.ensure_future(anext(watching))
+        await asyncio.sleep(0.05)
+        writer = await asyncio.create_subprocess_exec(sys.executable, "-c", SEND, str(path))
+        assert (await asyncio.wait_for(first, 20)).kind == "session.opened"
+        async with asyncio.timeout(20):
+            async for kept in watching:
+                if kept.kind == "turn.ended":
+                    break
+        assert await writer.wait() == 0
 
 
 async def test_watching_ends_with_the_loop(tmp_path):
