@@ -157,7 +157,7 @@ MUTANTS = (
         "state/shape.py",
         "        return tuple(call for call in self.calls.values() if not call.resolved)\n",
         "        return tuple(self.calls[name] for name in set(self.calls) if not self.calls[name].resolved)\n",
-        "state loop",
+        "sameness state",
     ),
     Mutant(
         "outcomes in the order they came",
@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     Mutant("a cached state of another history", "state/snapshot.py", "    return frozen.state if frozen.tip == tip.hex() else None\n", "    return frozen.state\n", "state sink"),
     Mutant("the chain does not cover the body", "chain.py", "    return sha256(salt + body.encode()).digest()\n", "    return sha256(salt).digest()\n", "damage store events"),
-    Mutant("surrogates as they come", "messages.py", '        return "".join(_escaped(character) for character in text)\n', "        return text\n", "events loop"),
+    Mutant("surrogates as they come", "messages.py", '        return "".join(_escaped(character) for character in text)\n', "        return text\n", "tools bad_input"),
     # -- context -------------------------------------------------------------------------------------------------------
     Mutant("split pair", "context.py", "not (answered_later or same_moment or unresolved", "not (same_moment or unresolved", "context"),
     Mutant(
@@ -193,7 +193,7 @@ MUTANTS = (
     ),
     Mutant("tail off by one", "store/reading.py", "WHERE pos > ? ORDER BY pos LIMIT ?", "WHERE pos > ? + 1 ORDER BY pos LIMIT ?", "stream store"),
     Mutant("a watcher hears only its own process", "store/tail.py", "                    self._poll()\n", "", "stream"),
-    Mutant("erased, and still in the file", "store/file.py", '"secure_delete = ON", ', "", "upkeep store disk"),
+    Mutant("erased, and still in the file", "store/file.py", '"secure_delete = ON", ', '"secure_delete = OFF", ', "upkeep store disk"),
     Mutant("erased under its forks", "loop/upkeep.py", '        if branches and forks != "erase":\n', "        if False:\n", "upkeep"),
 )
 
