@@ -30,6 +30,7 @@ EVERYDAY: dict[str, tuple[tuple[str, ...], int, str]] = {
     "close": (("close", "done"), 0, ""),
     "fork": (("fork", "done", "--at", "4", "--as", "branch"), 0, "branch\n"),
     "diff": (("diff", "done", "--before", "9"), 0, "+ assistant: calls pay"),
+    "compact": (("compact", "done", "--agent", "agent:make"), 0, ""),
     "replay": (("replay", "done", "--agent", "agent:make"), 1, "diverged at event"),
     "export": (("export", "done", "done.jsonl"), 0, ""),
     "import": (("import", "past.jsonl", "--store", "other.db"), 0, "done\n"),
@@ -456,6 +457,10 @@ def test_show_at_any_event(run):
     for words in (("--at", "999"), ("--event", "999")):
         assert run("show", "done", *words).code == 3
     assert run("show", "done", "--event", "1", "--messages").code == 2
+    assert run("show", "done", "--context", "--at", "3").code == 2
+    weighed = run("show", "done", "--context", "--json").data
+    assert weighed["tokens"] >= weighed["history"] + weighed["last_exchange"] > 0
+    assert "tokens in all" in run("show", "done", "--context").out
 
 
 def test_stats_add_up(run):

@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "close": Verb("Decide", "deciding", "let a session take no more input"),
     "fork": Verb("Branch", "branching", "begin a session that shares another one's past, up to any event"),
     "diff": Verb("Branch", "comparing", "what two sessions, or two moments of one, do not share"),
+    "compact": Verb("Run", "comparing", "make a session's context smaller now; what is folded away stays in the log"),
     "replay": Verb("Branch", "comparing", "would the agent of today go the way that was recorded?"),
     "sessions": Verb("Look", "looking", "all sessions and where each stands"),
     "history": Verb("Look", "looking", "what happened, an event per line; --timeline and --graph draw it"),

@@ -64,6 +64,33 @@ def diff(
     return DONE
 
 
+def compact(
+    session: options.Session,
+    *,
+    agent: options.Agent = None,
+    model: options.Model = None,
+    system: options.System = None,
+    set_: options.Set = None,
+    store: options.Store = None,
+    as_json: options.Json = False,
+) -> int:
+    """Make the context of a session that is between turns smaller now. A summary is a request to the agent's model."""
+    voice.as_json = as_json
+    settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
+    name = known(store_of(store), session)
+
+    async def work() -> bool:
+        async with await find_agent(settings, ("compact", name)) as loop:
+            return await loop.compact(name, by="the command line")
+
+    smaller = run(work())
+    if as_json:
+        voice.data({"session": name, "compacted": smaller})
+    else:
+        voice.note("Made smaller." if smaller else "There is nothing that could be folded away.")
+    return DONE
+
+
 def replay(
     session: options.Session,
     *,

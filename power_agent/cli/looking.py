@@ -211,18 +211,40 @@ def show(
     at: Annotated[int | None, typer.Option("--at", metavar="SEQ", min=1, help="As it stood after this event.", show_default=False)] = None,
     event: Annotated[int | None, typer.Option("--event", metavar="SEQ", min=1, help="One event in full.", show_default=False)] = None,
     messages: Annotated[bool, typer.Option("--messages", help="What the model would see.", show_default=False)] = False,
+    context: Annotated[bool, typer.Option("--context", help="What fills the context, in tokens.", show_default=False)] = False,
     store: options.Store = None,
     as_json: options.Json = False,
 ) -> int:
-    """Show where a session stands, now or after any event; or one event in full; or what the model would see."""
+    """Show where a session stands, now or after any event; or one event in full; or what the model would see; or what fills its context."""
     voice.as_json = as_json
-    if event is not None and (messages or at is not None):
-        raise UsageError("--event stands alone.", hint="Use --at with --messages, or --event.", commands=[("show", "--help")])
+    if (event is not None and (messages or context or at is not None)) or (context and (messages or at is not None)):
+        raise UsageError("--event and --context stand alone.", hint="Use --at with --messages, or one of the others.", commands=[("show", "--help")])
     path = store_of(store)
     name = known(path, session)
     if event is not None:
         return _show_event(path, name, event)
+    if context:
+        return _show_context(path, name)
     return _show_messages(path, name, at) if messages else _show_state(path, name, at)
+
+
+def _show_context(path: str, name: str) -> int:
+    """Without the agent its tools and its model's window are not known: they are left out, and that is said."""
+
+    async def work() -> Any:
+        async with reading_loop(path) as loop:
+            return await loop.context_report(name)
+
+    found = run(work())
+    if voice.as_json:
+        voice.data(as_data(found))
+        return DONE
+    rows = [(what, getattr(found, what)) for what in ("system", "summary", "history", "last_exchange")]
+    voice.line((f"{found.tokens} tokens", "bold"), f" in all, {'as the provider counted the last request' if found.measured else 'estimated'}; compacted {found.compactions} times")
+    for what, tokens in rows:
+        voice.text(f"  {what.replace('_', ' '):14} {tokens:>8}")
+    voice.note("Tools and the model's window are the agent's, which is not asked here.")
+    return DONE
 
 
 def _show_event(path: str, name: str, seq: int) -> int:
