@@ -37,6 +37,7 @@ EVERYDAY: dict[str, tuple[tuple[str, ...], int, str]] = {
     "salvage": (("salvage", "power-agent.db", "saved.db"), 0, "done: kept up to event 17"),
     "erase": (("erase", "done", "--yes"), 0, ""),
     "prune": (("prune", "--older-than", "0s", "--yes"), 0, "closed\n"),
+    "tools": (("tools", "--agent", "agent:make"), 0, "pay"),
     "models": (("models",), 0, "ANTHROPIC_API_KEY"),
     "sessions": (("sessions",), 0, "limited  limit"),
     "history": (("history", "done"), 0, "call.succeeded"),

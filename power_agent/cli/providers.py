@@ -1,15 +1,20 @@
-"""`models`: who can answer, and which variables would hold the key. Names only: the value of a variable is never read into what is shown."""
+"""`models`: who can answer, and which variables would hold the key. Names only: the value of a variable is never read into what is shown.
+`tools`: what an agent's model may call.
+"""
 
 from __future__ import annotations
 
 import os
 from importlib.metadata import entry_points
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from power_agent.cli import options
 from power_agent.cli.advice import DONE
 from power_agent.cli.config import Settings
 from power_agent.cli.saying import voice
+
+if TYPE_CHECKING:
+    from power_agent.ports import Tool
 
 
 class Known(NamedTuple):
@@ -54,6 +59,43 @@ def models(*, store: options.Store = None, as_json: options.Json = False) -> int
         voice.note("No model is set. Name one as provider:name, in power-agent.toml or for one command:")
         voice.commands("try:", [voice.command("send", "@new", "MESSAGE", "--model", f"{ready}:NAME")])
     return DONE
+
+
+def tools(
+    *, agent: options.Agent = None, model: options.Model = None, system: options.System = None, set_: options.Set = None, store: options.Store = None, as_json: options.Json = False
+) -> int:
+    """Show what the agent's model may call: what happens to a call that is found started, what it does to the world, what it says of itself."""
+    from power_agent.cli.agents import find_agent  # noqa: PLC0415  the agent's code is run for it
+    from power_agent.cli.running import run  # noqa: PLC0415  the same
+
+    voice.as_json = as_json
+    settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
+
+    async def work() -> list[dict[str, Any]]:
+        async with await find_agent(settings, ("tools",), asks=False) as loop:
+            return [_promise(one) for one in loop.tools]
+
+    found = run(work())
+    if as_json:
+        voice.data({"tools": found})
+    elif not found:
+        voice.note("This agent has no tools.")
+    else:
+        voice.table([[one["name"], one["recovery"], one["does"] or "", (one["description"].partition("\n")[0], "dim")] for one in found])
+    return DONE
+
+
+def _promise(tool: Tool) -> dict[str, Any]:
+    nature = getattr(tool, "nature", None)
+    return {
+        "name": tool.spec.name,
+        "recovery": tool.recovery,
+        "does": nature.does if nature is not None else None,
+        "external": tool.external,
+        "seconds": tool.seconds,
+        "description": tool.spec.description,
+        "parameters": sorted(cast("dict[str, Any]", tool.spec.parameters.get("properties", {}))),
+    }
 
 
 def _keys(one: Known) -> str:

@@ -125,6 +125,11 @@ class StatefulAgentLoop:
         return self._store
 
     @property
+    def tools(self) -> tuple[Tool, ...]:
+        """What its model may call."""
+        return tuple(self._tools)
+
+    @property
     def sync(self) -> SyncLoop:
         """The same verbs for synchronous callers: `with StatefulAgentLoop(…).sync as agent: agent.send(…)`."""
         from power_agent.loop.sync import SyncLoop  # noqa: PLC0415  it is made of this class
