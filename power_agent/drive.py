@@ -298,7 +298,7 @@ class Drive:
 
     async def _surroundings(self, step: AskModel) -> tuple[ContentPart, ...] | None:
         """Let the providers say what the model is shown beside the log. None: others added facts meanwhile, decide again."""
-        said = next((entry.parts for entry in reversed([*self.state.transcript]) if isinstance(entry, Said)), ()) if self._providers else ()
+        said = next((entry.parts for entry in reversed(self.state.transcript) if isinstance(entry, Said)), ()) if self._providers else ()
         asked = Asked(session=self.kept.session, turn=step.turn, round=step.round, text="".join(part.text for part in said if isinstance(part, Text)))
         parts = list[ContentPart]()
         for provider in self._providers:

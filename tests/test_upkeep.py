@@ -180,6 +180,30 @@ async def test_a_forks_blobs(tmp_path):
         assert len(await loop.blob("s", late)) == 3_000
 
 
+async def test_the_tree_of_forks_and_children():
+    """Everything that came from a session, however deep; a child that a call spawned too; what was erased is not in it."""
+    async with make() as loop:
+        first = await loop.send("one", "s")
+        await loop.fork("s", session_id_new="f1")
+        await loop.send("two", "f1")
+        await loop.fork("f1", session_id_new="f2")
+        await loop.fork("s", at=2, session_id_new="gone")
+        await loop.erase("gone")
+        child = await loop._sink.open(session="child", parent=e.Parent(relation="spawn", session="f2", seq=3, call="t1r1c1"))
+        await loop._sink.release(child)
+        await loop.send("alone", "other")
+        other, root = await loop.tree()
+        assert (other.session, other.parent, other.branches) == ("other", None, ())
+        assert (root.session, [one.session for one in root.branches]) == ("s", ["f1"])
+        f1 = root.branches[0]
+        assert (f1.parent, f1.seq, f1.relation) == ("s", first.seq, "fork")
+        assert [(one.session, one.relation, one.parent) for one in f1.branches[0].branches] == [("child", "spawn", "f2")]
+        assert await loop.tree("f1") == (f1,)
+        assert await loop.tree("gone") == ()
+        with pytest.raises(SessionNotFound):
+            await loop.tree("nobody")
+
+
 # -- erasing -----------------------------------------------------------------------------------------------------------
 
 

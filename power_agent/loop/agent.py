@@ -36,7 +36,7 @@ from power_agent.hooks import Hooks, Onlooker
 from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, SURROUNDINGS_SHARE, Limits
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.stream import Stream
-from power_agent.loop.upkeep import Upkeep
+from power_agent.loop.upkeep import Branch, Upkeep
 from power_agent.loop.work import Desk, Work, looked_at
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
@@ -336,6 +336,10 @@ class StatefulAgentLoop:
     async def forks(self, session_id: str) -> list[SessionRow]:
         """Return the sessions that branched off this one; where, says their `base`."""
         return await self._upkeep.forks(_checked(session_id))
+
+    async def tree(self, session_id: str | None = None) -> tuple[Branch, ...]:
+        """Return the sessions that came from no other one, or the one that is named, each with its forks and the children its calls spawned."""
+        return await self._upkeep.tree(session_id if session_id is None else _checked(session_id))
 
     # -- looking back --------------------------------------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ class SyncLoop:
     prune = _blocking(StatefulAgentLoop.prune)
     fork = _blocking(StatefulAgentLoop.fork)
     forks = _blocking(StatefulAgentLoop.forks)
+    tree = _blocking(StatefulAgentLoop.tree)
     history = _blocking(StatefulAgentLoop.history)
     messages = _blocking(StatefulAgentLoop.messages)
     state = _blocking(StatefulAgentLoop.state)

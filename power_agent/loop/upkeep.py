@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from power_agent import events as e
@@ -10,11 +11,23 @@ from power_agent.loop.work import Desk
 from power_agent.ports import Clock, SessionRow, Store
 from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, decision_fact
-from power_agent.sink import Sink
+from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
+from power_agent.word import Word, word
 
 PAGE = 500
 """Sessions looked at in one go."""
+
+
+@word(kw_only=True)
+class Branch(Word):
+    """A session in the tree of all: which one it came from, how, and behind which event; and what came from it."""
+
+    session: str
+    parent: str | None = None
+    seq: int = 0
+    relation: Literal["fork", "spawn"] | None = None
+    branches: tuple[Branch, ...] = ()
 
 
 class Upkeep:
@@ -96,6 +109,40 @@ class Upkeep:
         """Return the living branches of a session."""
         await self._sink.row(name)
         return [row for row in await self._store.sessions(parent=name) if not row.erased]
+
+    async def tree(self, name: str | None) -> tuple[Branch, ...]:
+        """Return the living sessions that came from no other one, or the one that is named, each with its forks and children."""
+        if name is not None:
+            await self._sink.row(name)
+        alone: dict[str, Branch] = {}
+        after = ""
+        while rows := await self._store.sessions(after=after, limit=PAGE):
+            after = rows[-1].session
+            for row in rows:
+                if not row.erased:
+                    alone[row.session] = await self._origin(row)
+        below: dict[str | None, list[str]] = {}
+        for one in alone.values():
+            below.setdefault(one.parent if one.parent in alone else None, []).append(one.session)
+
+        wanted = below.get(None, []) if name is None else [name] if name in alone else []
+        order, open_ends = list[str](), list(wanted)
+        while open_ends:  # not by recursion: a past may have been forked a thousand times over
+            order.append(open_ends.pop())
+            open_ends += below.get(order[-1], [])
+        grown: dict[str, Branch] = {}
+        for session in reversed(order):
+            grown[session] = replace(alone[session], branches=tuple(grown[one] for one in below.get(session, [])))
+        return tuple(grown[session] for session in wanted)
+
+    async def _origin(self, row: SessionRow) -> Branch:
+        """Say where a session came from. Whose call spawned it stands in its first event."""
+        if row.parent is not None:
+            return Branch(session=row.session, parent=row.parent, seq=row.base, relation="fork")
+        first = (await self._store.read(row.session, limit=1))[0]
+        event = opened(first).event
+        parent = event.parent if isinstance(event, e.SessionOpened) else None
+        return Branch(session=row.session) if parent is None else Branch(session=row.session, parent=parent.session, seq=parent.seq, relation=parent.relation)
 
     # -- erasing --------------------------------------------------------------------------------------------------------
 
