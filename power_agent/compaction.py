@@ -22,8 +22,8 @@ from power_agent.events import Envelope
 from power_agent.gauge import Bounds, Count, bounds, crude, estimated, of_coming, of_context, of_message
 from power_agent.limits import ENOUGH_SHARE, FIRST_SHARE, MAX_REQUEST_CHARACTERS, RECENT_SHARE, ROOM_SHARE
 from power_agent.messages import Message, Output
+from power_agent.offer import answering, offered
 from power_agent.ports import Crowded, Exchange, Model, Smaller, Strategy, Tools
-from power_agent.recall import offered
 from power_agent.report import ContextReport, report
 from power_agent.state import Said, SessionState, Summed, evolve
 from power_agent.strategies import Summarise, TrimOutputs, shortened
@@ -59,7 +59,7 @@ class Compactor:
     def bounds(self, state: SessionState) -> Bounds:
         """Return how large the context of a session may be."""
         config = state.turn.config if state.turn is not None else state.config
-        found = bounds(window_of(self._model), config.limits.max_context_tokens, config.settings)
+        found = bounds(window_of(answering(self._model, state)), config.limits.max_context_tokens, config.settings)
         return found if found.soft is None else replace(found, soft=int(found.soft * (1 - self._aside)))
 
     def tokens(self, state: SessionState) -> int:

@@ -28,6 +28,7 @@ from power_agent.failpoints import passing
 from power_agent.guards import AnyGuard, name_of, settled
 from power_agent.limits import PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
+from power_agent.offer import too_late
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.secrets import Secrets, UnknownSecret
@@ -80,12 +81,11 @@ class Executor:
 
     # -- guards --------------------------------------------------------------------------------------------------------
 
-    def guards(self, call: CallState) -> Sequence[AnyGuard]:
+    def guards(self, state: SessionState, call: CallState) -> Sequence[AnyGuard]:
         """Return who wants to look at a call: at one that can be run and about which nobody was asked yet."""
-        if not self._guards:
+        if not self._guards or call.place != "requested":
             return ()
-        tool = self._tools.get(call.call.name)
-        return self._guards if call.place == "requested" and self._wrong(call.call, tool) is None else ()
+        return self._guards if self._wrong(state, call.call, self._tool(state, call)) is None else ()
 
     @staticmethod
     def guarded(call: CallState, guard: AnyGuard, verdict: GuardVerdict | Exception) -> tuple[e.Event, ...]:
@@ -105,9 +105,9 @@ class Executor:
     def judge(self, state: SessionState, call: CallState, now: int) -> e.Event:
         """Return the next fact about a call that has not started, or may start again."""
         made = call.call
-        tool = self._tools.get(made.name)
+        tool = self._tool(state, call)
         if call.place == "requested":
-            wrong = self._wrong(made, tool)
+            wrong = self._wrong(state, made, tool)
             if wrong is not None:
                 return e.CallFailed(call=made.id, attempt=1, failure=wrong)
         if tool is None:  # approved or doubted, and gone since
@@ -122,7 +122,7 @@ class Executor:
             return self._again(state, call, tool, digest)
         verdict = UNBOUND if bound is None else self._verdict(wanted(state, call, bound))
         if call.place == "approved":
-            return self._ask_anew(call, tool, digest, verdict)
+            return self._ask_anew(state, call, tool, digest, verdict)
         if isinstance(verdict, Deny):
             return e.CallDenied(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
         if isinstance(verdict, Ask):
@@ -130,10 +130,15 @@ class Executor:
             return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest, question=verdict.question, deadline=deadline)
         return self._start(state, call, tool, digest)
 
-    def _ask_anew(self, call: CallState, tool: Tool, digest: str, verdict: Verdict) -> e.Event:
+    def _tool(self, state: SessionState, call: CallState) -> Tool | None:
+        """Return the tool that a call is for. What the turn did not begin with, no call can ask for."""
+        name = call.call.name
+        return None if call.place == "requested" and name in too_late(self._tools, state) else self._tools.get(name)
+
+    def _ask_anew(self, state: SessionState, call: CallState, tool: Tool, digest: str, verdict: Verdict) -> e.Event:
         """What was approved is not what would run now: ask about that, unless it cannot or may not run at all."""
         made = call.call
-        wrong = self._wrong(made, tool)
+        wrong = self._wrong(state, made, tool)
         if wrong is not None:
             return e.CallAborted(call=made.id, by="power_agent", reason=wrong.message)
         if isinstance(verdict, Deny):
@@ -157,10 +162,11 @@ class Executor:
             return e.CallAborted(call=call.call.id, by="power_agent", reason=f"{call.call.name} is not what was approved any more")
         return self._start(state, call, tool, digest)
 
-    def _wrong(self, made: Call, tool: Tool | None) -> e.Failure | None:
+    def _wrong(self, state: SessionState, made: Call, tool: Tool | None) -> e.Failure | None:
         """Say what is wrong with a call as the model made it."""
         if tool is None:
-            known = ", ".join(self._tools.names) or "none"
+            late = too_late(self._tools, state)
+            known = ", ".join(name for name in self._tools.names if name not in late) or "none"
             return e.Failure(code="unknown_tool", message=f"There is no tool {made.name!r}. The tools are: {known}. Nothing was run.")
         if made.malformed is not None:
             return e.Failure(code="malformed_arguments", message=f"The arguments of {made.name} are not a JSON object: {_not_an_object(made.malformed)}. It was not run.")

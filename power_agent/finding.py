@@ -8,7 +8,7 @@ same: the policy judges it, not whether it is in sight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -95,6 +95,11 @@ class Finding:
     def refs(self) -> tuple[e.ToolRef, ...]:
         """What the log says about them: all, in sight or not."""
         return self._recall.refs
+
+    @property
+    def standing(self) -> Collection[str]:
+        """The names of those that cannot come and go."""
+        return self._recall.standing
 
     def specs_for(self, state: SessionState) -> tuple[ToolSpec, ...]:
         """Return what a session's model is shown. With a search the tools for recalling are there from the beginning: they would

@@ -329,7 +329,8 @@ class Model(Protocol):
     may have; a context that comes near is compacted. `max_output_tokens`: how long its answer gets at most; `accepts`: what may be
     attached; `refuses(attachment)`, a method: why it cannot be taken, as far as that is known beforehand, or None; asked before an input is
     kept. `cost(usage)`: what a request of that usage costs, in 10⁻⁹ dollars, or None; it is reserved before a request leaves. A model that
-    is several has `choose`, and `attempts` (see `Chain`).
+    is several has `choose`, and `attempts` (see `Chain`). `another(name)`: the model of that name, if this one can stand for it; an open
+    turn goes on with the one it began with.
     """
 
     @property
@@ -561,6 +562,11 @@ class Tools(Protocol):
     @property
     def refs(self) -> tuple[ToolRef, ...]:
         """What the log says about them."""
+        ...
+
+    @property
+    def standing(self) -> Collection[str]:
+        """The names of those that cannot come and go while the agent runs."""
         ...
 
 

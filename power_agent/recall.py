@@ -7,7 +7,7 @@ Every answer is bounded; a longer one says how to read on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -88,6 +88,11 @@ class Recall:
         return self._tools.refs
 
     @property
+    def standing(self) -> Collection[str]:
+        """The names of those that cannot come and go."""
+        return self._tools.standing
+
+    @property
     def own_specs(self) -> tuple[ToolSpec, ...]:
         """How the tools for recalling are shown."""
         return tuple(one.spec for one in self._own.values())
@@ -95,12 +100,6 @@ class Recall:
     def specs_for(self, state: SessionState) -> tuple[ToolSpec, ...]:
         """Return what a session's model is shown: a function of the log and the configuration."""
         return (*self.specs, *self.own_specs) if to_recall(state) else self.specs
-
-
-def offered(tools: Tools, state: SessionState) -> tuple[ToolSpec, ...]:
-    """Return what a session's model is shown of these tools."""
-    specs_for: Callable[[SessionState], tuple[ToolSpec, ...]] | None = getattr(tools, "specs_for", None)
-    return tools.specs if specs_for is None else specs_for(state)
 
 
 class OwnTool:

@@ -293,9 +293,9 @@ class _RecordedCalls(Executor):
         self._today = today
         self._script = script
 
-    def guards(self, call: CallState) -> Sequence[AnyGuard]:
+    def guards(self, state: SessionState, call: CallState) -> Sequence[AnyGuard]:
         """Return today's guards."""
-        return self._today.guards(call)
+        return self._today.guards(state, call)
 
     def judge(self, state: SessionState, call: CallState, now: int) -> e.Event:
         """Judge, and compare."""

@@ -15,10 +15,11 @@ from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop
 from power_agent import events as e
 from power_agent.finding import SPEC, Finding, ToolSearch
 from power_agent.limits import MAX_FOUND_AT_ONCE, MAX_FOUND_TOOLS, MAX_TOOLS
+from power_agent.offer import offered
 from power_agent.policy import Allow, Wanted
 from power_agent.policy.loading import LOOKS, load_policy
 from power_agent.ports import ModelRequest
-from power_agent.recall import Recall, offered
+from power_agent.recall import Recall
 from power_agent.state import fold, freeze, thaw
 from power_agent.state.found import SEARCH, with_found
 from power_agent.tools import Toolbox

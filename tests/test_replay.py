@@ -302,7 +302,7 @@ async def test_another_way_to_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     await lived(tmp_path / "a.db")
     from power_agent.executor import Executor
 
-    monkeypatch.setattr(Executor, "_wrong", lambda self, made, tool: e.Failure(code="x", message="No such thing.") if tool is None else None)
+    monkeypatch.setattr(Executor, "_wrong", lambda self, state, made, tool: e.Failure(code="x", message="No such thing.") if tool is None else None)
     found = (await replayed(tmp_path / "a.db")).divergence
     assert found is not None
     assert (found.what, "No such thing." in str(found.now), "There is no tool 'fly'" in str(found.recorded)) == ("message 3", True, True)

@@ -109,7 +109,7 @@ class Calls:
 
     async def _guard(self, name: str) -> bool:
         """Let the guards look at a call. False: the head moved while one of them thought, decide again."""
-        for one in self._executor.guards(self._ledger.state.calls[name]):
+        for one in self._executor.guards(self._ledger.state, self._ledger.state.calls[name]):
             verdict = await self._counsel.consult(one, wanted(self._ledger.state, self._ledger.state.calls[name]))
             if verdict is MOVED:
                 return False

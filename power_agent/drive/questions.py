@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -19,12 +20,14 @@ from power_agent.gauge import of_part
 from power_agent.guards import Asking, Guards, name_of, settled
 from power_agent.machine import LAST, AskModel
 from power_agent.messages import ContentPart, Text
+from power_agent.offer import answering, offered, recorded
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Tools, ToolSpec
 from power_agent.prefix import Prefix
-from power_agent.recall import offered
 from power_agent.state import Said, SessionState, evolve
 from power_agent.surroundings import Asked, Provider, bounded, failed, parts_of, with_surroundings
+
+_log = logging.getLogger("power_agent")
 
 
 class Questions:
@@ -52,10 +55,12 @@ class Questions:
         self._compactor = compactor
         self._providers = tuple(providers)
         self._glimpse = glimpse
+        self._warned = 0
 
     async def ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
-        self._attempts.check_priced(self._model, self._compactor.summariser)
+        self._say_who_stands_in()
+        self._attempts.check_priced(self._answering(), self._compactor.summariser)
         around = await self._surroundings(step)
         if around is None:
             return
@@ -86,7 +91,18 @@ class Questions:
         """Return who makes this attempt: the log knows what was tried for the same answer, and who answered last."""
         state = self._ledger.state
         tried = state.turn.tried if state.turn is not None and step.attempt > 1 else ()
-        return self._attempts.chosen(self._model, step.attempt, tried, state.answered_by)
+        return self._attempts.chosen(self._answering(), step.attempt, tried, state.answered_by)
+
+    def _answering(self) -> Model:
+        """Return who answers in this turn."""
+        return answering(self._model, self._ledger.state)
+
+    def _say_who_stands_in(self) -> None:
+        """Warn where a turn began with a model that this process does not have; once in a turn."""
+        state, own = self._ledger.state, self._model.name
+        if state.turn is not None and self._warned != state.turn.number and recorded(self._model, state) is None:
+            self._warned, began = state.turn.number, state.turn.config.model
+            _log.warning("Turn %d of session %r began with the model %s, which this process does not have: %s goes on.", self._warned, state.session, began, own)
 
     async def _surroundings(self, step: AskModel) -> tuple[ContentPart, ...] | None:
         """Let the providers say what the model is shown beside the log. None: others added facts meanwhile, decide again."""
@@ -190,7 +206,7 @@ class Questions:
 
     def _void(self, step: AskModel, error: ModelError) -> None:
         """Stage a failure; whoever looked on is told that nothing of this attempt counts."""
-        self._ledger.stage(self._attempts.failed(step, error, attempts_of(self._model)))
+        self._ledger.stage(self._attempts.failed(step, error, attempts_of(self._answering())))
         self._piece(step)("void", error.message)
 
     def _piece(self, step: AskModel) -> Glimpse:

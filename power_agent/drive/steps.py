@@ -58,11 +58,13 @@ class Drive:
         compactor: Compactor | None = None,
         providers: Sequence[Provider] = (),
         outputs: Outputs | None = None,
+        config: Callable[[], e.Config] | None = None,
     ) -> None:
         self._sink = sink
         self._clock = clock
         self._guards = guards
         self._go_on = go_on
+        self._config = config
         self._compactor = compactor or Compactor(model, tools)
         self._ledger = Ledger(sink, store, clock, state)
         self._counsel = Counsel(self._ledger, guards, outputs or Outputs())
@@ -135,7 +137,7 @@ class Drive:
         match step:
             case TakeInput() | Tell():
                 self._go_on = False
-                self._ledger.stage(_begun(step))
+                self._ledger.stage(*self._begun(step))
             case AskModel():
                 self._summaries.begin_anew()
                 await self._questions.ask(step)
@@ -166,6 +168,14 @@ class Drive:
         facts = replace(facts, context_tokens=self._compactor.coming(self.state), context_window=bounds.soft, context_most=bounds.hard)
         return decide(self.state, self._clock.now(), facts)
 
+    def _begun(self, step: TakeInput | Tell) -> Sequence[e.Event]:
+        """Return the facts that begin something. A turn begins with the present configuration, and keeps it to its end."""
+        if isinstance(step, Tell):
+            return (e.NoteAdded(text=step.text, why=step.why),)
+        config = self.state.config if self._config is None else self._config()
+        changed = () if config == self.state.config else (e.SessionConfigured(config=config),)
+        return (*changed, e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
+
     def _somebody_looks(self) -> bool:
         """Say whether the end of this turn is looked at before it is one."""
         return bool(self._guards.at("end")) or (self.state.turn is not None and self.state.turn.output is not None)
@@ -182,9 +192,3 @@ class Drive:
                 self._calls.stage_outcome(done)
 
         await self._ledger.put_down(last_words)
-
-
-def _begun(step: TakeInput | Tell) -> e.Event:
-    if isinstance(step, Tell):
-        return e.NoteAdded(text=step.text, why=step.why)
-    return e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues)

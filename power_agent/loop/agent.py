@@ -292,8 +292,8 @@ class StatefulAgentLoop:
         """Go on with an open turn: what the tools promised is settled, what needs a person comes back as `waiting`.
 
         Nothing open: the last turn's result, and nothing is written. After `limit` or `failed` a new turn continues the old one.
-        An open turn keeps the prompt, the settings and the limits that it began with; model and tools are those of the process that
-        goes on with it, for code is not in the log, and `model.asked` names who was asked.
+        An open turn keeps the prompt, the settings, the limits, the tools and the model that it began with, what is new comes with the next
+        turn. Of the tools the code is today's; of another provider's model this loop's own goes on, and a warning says so.
         Where the turn was sent with an `output` of its own, pass it here too: a process that does not know the type gives plain data.
         """
         self._outputs.shape(output)
@@ -315,8 +315,7 @@ class StatefulAgentLoop:
         if state.closed:  # somebody was quicker
             await self._sink.release(state)
             return await self._resume(work)
-        facts: list[e.Event] = [e.SessionConfigured(config=config)] if state.turn is None and state.config != (config := self._config()) else []
-        return await self._intake.drive_on(work, state, facts, go_on=state.turn is None)
+        return await self._intake.drive_on(work, state, go_on=state.turn is None)
 
     def _only_a_person_helps(self, state: SessionState) -> bool:
         """Say whether taking the session up would change nothing."""
@@ -339,6 +338,7 @@ class StatefulAgentLoop:
             compactor=self._compactor,
             providers=self._providers,
             outputs=self._outputs,
+            config=self._config,
         )
 
     # -- settling ------------------------------------------------------------------------------------------------------

@@ -221,8 +221,7 @@ class Intake:
         state = await self._between_turns(name)
         if order.key is not None and await self._store.find_key(name, order.key) is not None:
             raise _LookAgain
-        facts: list[e.Event] = [] if state.config == (config := self._config()) else [e.SessionConfigured(config=config)]
-        facts += [*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, by=order.by, output=order.output)]
+        facts = [*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, by=order.by, output=order.output)]
         work.input_seq, work.placed = state.seq + len(facts), order.placed
         work.drive = drive = self._drive(state, False)
         try:
@@ -365,11 +364,9 @@ class Intake:
     async def go_on(self, work: Work) -> SessionState:
         """Take a session up where it stands, and drive."""
         self._desk.live.pop(work.session, None)
-        state = await self._sink.claim(work.session)
-        facts: list[e.Event] = [e.SessionConfigured(config=config)] if state.turn is None and state.config != (config := self._config()) else []
-        return await self.drive_on(work, state, facts)
+        return await self.drive_on(work, await self._sink.claim(work.session))
 
-    async def drive_on(self, work: Work, state: SessionState, facts: Sequence[e.Event] = (), *, go_on: bool = False) -> SessionState:
+    async def drive_on(self, work: Work, state: SessionState, *, go_on: bool = False) -> SessionState:
         """Drive a session that is ours from where it stands."""
         if state.turn is not None:
             work.turn = state.turn.number
@@ -377,7 +374,7 @@ class Intake:
         else:
             work.turn = state.turns + 1
         work.drive = self._drive(state, go_on)
-        return await work.drive.run(facts)
+        return await work.drive.run()
 
     # -- nothing but the context ---------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ Who is well, circuits say (`circuit.py`): for each address, and for each model a
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ PATIENCE_SECONDS = 1.0
 """How long one is waited for rather than asking another: that would cost the provider's cache."""
 ASIDE_SECONDS = 600.0
 """How long others go first where a key was refused, a quota is used up or a model does not exist: a person has to mend it."""
+_NUMBER = re.compile(r"#\d+$")
 _LOOK_SECONDS = 0.25
 """How often somebody who waits for a trial of somebody else looks how it came out."""
 _TOO_MANY = {429, 529}
@@ -90,6 +92,22 @@ class Failover:
     def unpriced(self) -> tuple[str, ...]:
         """The names of the models whose price nobody knows."""
         return tuple(link.name for link in self._links if link.cost(Usage(1, 1)) is None)
+
+    def another(self, name: str) -> Model | None:
+        """Return the model, or the chain, of that name: made of members, and of what members can stand for."""
+        wanted = plain(name)
+        if wanted == plain(self.name):
+            return self
+        found = [self._one(one) for one in wanted]
+        if None in found:
+            return None
+        return found[0] if len(found) == 1 else Failover([one for one in found if one is not None])
+
+    def _one(self, name: str) -> Model | None:
+        same = [one for one in self.members if one.name == name]
+        if same:
+            return same[0] if len(same) == 1 else Failover(same)  # with several keys
+        return next((found for one in self.members if (found := getattr(one, "another", lambda _name: None)(name))), None)
 
     @property
     def attempts(self) -> int:
@@ -265,6 +283,11 @@ class _Attempt:
             again = self._chain.again_in(self._link, self._so_far, error)
             error.again_in = None if again is None else min(again, MAX_BACKOFF_SECONDS)
         return error
+
+
+def plain(name: str) -> tuple[str, ...]:
+    """Return the names in a chain's name, each once: several keys of one model are one model."""
+    return tuple(dict.fromkeys(_NUMBER.sub("", one.strip()) for one in name.split(",")))
 
 
 def _names(members: list[Any]) -> list[str]:

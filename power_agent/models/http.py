@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from power_agent.clock import SystemClock
 from power_agent.errors import InvalidInput, ModelError, WireError
@@ -26,7 +26,7 @@ from power_agent.models.gleaning import kind_of
 from power_agent.models.handing import handed_in, with_tool
 from power_agent.models.pace import Pace, taken
 from power_agent.models.prices import Card
-from power_agent.ports import Clock, Glimpse, ModelReply, ModelRequest
+from power_agent.ports import Clock, Glimpse, Model, ModelReply, ModelRequest
 from power_agent.secrets import Secret, Secrets
 from power_agent.wire import Bounds, Incoming, Wire
 from power_agent.word import Word, word
@@ -44,6 +44,18 @@ class Service(Word):
     speaker: str | None = None
     path: str | None = None
     key_header: str | None = None
+
+
+class Kin(Protocol):
+    """Models of the same provider, with the same key, by their names."""
+
+    def get(self, name: str) -> Model | None:
+        """Return the one of that name; None: it is of another provider."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close them."""
+        ...
 
 
 class HTTPModel:
@@ -68,6 +80,7 @@ class HTTPModel:
         service: Service = Service(),  # noqa: B008  frozen
         card: Card | None = None,
         pace: Pace | None = None,
+        kin: Kin | None = None,
     ) -> None:
         self.name = name or f"{form.name}:{model}"
         self.base_url = _address(base_url)
@@ -79,6 +92,7 @@ class HTTPModel:
         self._service = service
         self._card = card or Card()
         self.pace = pace
+        self._kin = kin
         self._key = key if isinstance(key, Secret) or key is None else Secret(key)
         self._headers = {str(name).lower(): Secret(str(value), f"header {name}") for name, value in (headers or {}).items()}
         hidden = {name: Secret(_bare(value)) for name, value in self._headers.items() if any(word in name for word in _SECRET_HEADERS)}
@@ -126,6 +140,12 @@ class HTTPModel:
     async def aclose(self) -> None:
         """Close the connections, unless they belong to a client that was passed in."""
         await self._wire.aclose()
+        if self._kin is not None:
+            await self._kin.aclose()
+
+    def another(self, name: str) -> Model | None:
+        """Return the model of that name, if it is of the same provider."""
+        return self if name == self.name else None if self._kin is None else self._kin.get(name)
 
     async def ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
         """Ask once. Raises `ModelError` and nothing else but a cancellation."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -20,7 +21,7 @@ from urllib.parse import quote
 
 from power_agent.errors import InvalidInput
 from power_agent.models.dialect import OPENAI
-from power_agent.models.failover import Failover
+from power_agent.models.failover import Failover, plain
 from power_agent.models.http import HTTPModel, Service
 from power_agent.models.pace import Pace
 from power_agent.models.presets import CHAT, PROVIDERS, Provider
@@ -70,6 +71,7 @@ def model(  # noqa: PLR0913  what a connection is made of
     address = base_url or os.environ.get(known.address or "") or _filled(known.base_url, provider)
     service = Service(speaker=known.speaker, path=_path(known, wanted, provider), key_header=known.key_header)
     card = Card(entries(prices).get(name), None if known.prices is None else (known.prices, wanted))
+    kin = Kin(provider, partial(model, base_url=base_url, api_key=api_key, headers=headers, client=client, stream=stream, prices=prices, pace=pace, bounds=bounds))
     made = [
         HTTPModel(
             _format(known),
@@ -84,10 +86,36 @@ def model(  # noqa: PLR0913  what a connection is made of
             card=card,
             pace=pace,
             bounds=bounds,
+            kin=kin,
         )
         for key in keys or [None]
     ]
     return made[0] if len(made) == 1 else Failover(made, owned=True)
+
+
+class Kin:
+    """The models of one provider that a model can stand for: made from their names when they are asked for, and closed with it."""
+
+    def __init__(self, provider: str, make: Callable[[str], Model]) -> None:
+        self._provider = provider
+        self._make = make
+        self._made: dict[str, Model] = {}
+
+    def get(self, name: str) -> Model | None:
+        """Return the one, or the chain, of that name; None: it is of another provider."""
+        wanted = plain(name)
+        if any(one.partition(":")[0] != self._provider for one in wanted):
+            return None
+        if name not in self._made:
+            made = [self._make(one) for one in wanted]
+            self._made[name] = made[0] if len(made) == 1 else Failover(made, owned=True)
+        return self._made[name]
+
+    async def aclose(self) -> None:
+        """Close what was made."""
+        made, self._made = self._made, {}
+        for one in made.values():
+            await one.aclose()  # type: ignore[attr-defined]
 
 
 def keys_of(known: Provider) -> list[str]:

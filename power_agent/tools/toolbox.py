@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -73,6 +73,11 @@ class Toolbox:
         if self._refs is None or self.shelves:
             self._refs = self._referred()
         return self._refs
+
+    @property
+    def standing(self) -> Collection[str]:
+        """The names of those that are on no shelf."""
+        return self._tools.keys()
 
     def _referred(self) -> tuple[ToolRef, ...]:
         return tuple(ToolRef(name=one.spec.name, digest=spec_digest(one.spec), foreign=bool(getattr(one, "foreign", False))) for one in self)
