@@ -139,7 +139,33 @@ _PER_CHARACTER = {"han": 0.72, "kanji": 0.85, "kana": 0.66, "hangul": 0.58}
 
 def estimate(text: str) -> int:
     """Estimate the number of tokens of a text; the same for the same text everywhere."""
+    if text.isascii():
+        return round(sum(map(_COSTS.__getitem__, _PLAIN.findall(text))))
     return round(sum(_cost(piece.lastgroup or "", piece[0]) for piece in _PIECES.finditer(text)))
+
+
+_BLANK = r"[\s\x1c-\x1f]"
+_PLAIN = re.compile(
+    rf"{_BEFORE}(?:[A-Z]*+[a-z]++|[A-Z]++){_CONTRACTED}|\d{{1,3}}|\ ?[!-/:-@\[-`{{-~]++[\r\n/]*|{_BLANK}*[\r\n]+|{_BLANK}+(?={_BLANK}|\Z)|{_BLANK}+|.",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+"""The same pieces where all is ASCII, without the names of their kinds."""
+
+
+class _Costs(dict[str, float]):
+    """What pieces of ASCII cost. There a piece alone says of what kind it is, and words come again: most are known by now."""
+
+    most = 20_000
+
+    def __missing__(self, piece: str) -> float:
+        if len(self) >= self.most:
+            self.clear()
+        found = _PIECES.fullmatch(piece)
+        self[piece] = cost = _cost(found.lastgroup or "" if found else "", piece)
+        return cost
+
+
+_COSTS = _Costs()
 
 
 def _cost(kind: str, piece: str) -> float:

@@ -10,9 +10,12 @@ import hashlib
 import json
 import socket
 import threading
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from power_agent import tokens
 from power_agent.gauge import crude
@@ -85,6 +88,22 @@ def test_counting_characters_is_no_estimate():
     assert error(kinds()["JSON"], lambda text: len(text) / 4) < -0.3
     assert error(kinds()["English"], lambda text: len(text) / 4) > 0.2
     assert error(kinds()["English"], crude) > 0.5
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(st.text(st.characters(max_codepoint=127)), st.text(" \t\n\r\x1c'_-./{}AZabstrv059"), st.sampled_from([text for text, _ in chain(*kinds().values())])))
+def test_the_quick_way_for_ascii_is_the_same(text):
+    """What is all ASCII is cut by a simpler expression, and pieces that were seen are known: to the same number as by the whole rules."""
+    text = text.encode("ascii", "ignore").decode()
+    assert estimate(text) == round(sum(tokens._cost(piece.lastgroup or "", piece[0]) for piece in tokens._PIECES.finditer(text)))
+
+
+def test_what_is_known_of_pieces_is_bounded(monkeypatch):
+    """Texts of which no piece comes again fill nothing up."""
+    costs = tokens._Costs()
+    monkeypatch.setattr(costs, "most", 100)
+    assert sum(costs[str(number)] for number in range(1_000)) == 1_000
+    assert len(costs) <= 100
 
 
 @pytest.mark.parametrize("text", PUBLISHED)
