@@ -88,7 +88,7 @@ class Child:
 
     async def _write_behind(self, store: SQLiteStore, sink: Sink) -> None:
         writer = store._opened()
-        while writer._flushing is None or writer._waiting:  # until the first commit is under way: from then on the two take turns
+        while writer._visit is None or writer._waiting:  # until the first commit is under way: from then on the two take turns
             await asyncio.sleep(0)
         await self._write_on(sink, "t")
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +54,9 @@ class _Writer:
         self._ready: asyncio.Task[None] | None = None
         self._db: aiosqlite.Connection | None = None
         self._waiting: list[tuple[Append, asyncio.Future[Kept]]] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._busy = False
+        self._crowded = False
+        self._visit: asyncio.Future[Any] | None = None
         self._commits = 0
 
     async def ready(self) -> None:
@@ -79,8 +81,8 @@ class _Writer:
         if self._ready is not None:
             await asyncio.wait([self._ready])  # whoever opened may have been cancelled
             self._ready.cancelled() or self._ready.exception()
-        while self._flushing is not None and not self._flushing.done():
-            await asyncio.wait([self._flushing])
+        while self._busy:
+            await asyncio.wait([self._visit]) if self._visit is not None and not self._visit.done() else await asyncio.sleep(0)
         await self.tail.close()
         db, self._db = self._db, None
         await asyncio.to_thread(self.leases.close)
@@ -104,12 +106,16 @@ class _Writer:
         """Queue a request for the next commit. What is returned only waits: cancelling it does not recall the request."""
         self._refuse_after_failure()
         self._connected()
-        answer: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        if self._flushing is None or self._flushing.done():
-            self._abandon()
-            self._flushing = asyncio.create_task(self._flush())
-            self._flushing.add_done_callback(self._flushed)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Kept] = loop.create_future()
         self._waiting.append((request, answer))
+        if self._busy:
+            return answer
+        self._busy = True
+        if self._crowded:
+            loop.call_soon(self._commit)  # whoever asks at the same moment comes along
+        else:
+            self._commit()
         return answer
 
     async def adopt(self, adoptions: Sequence[Adoption], now: int) -> None:
@@ -121,41 +127,54 @@ class _Writer:
             self._remember_failure([error])
             raise
 
-    def _flushed(self, task: asyncio.Task[None]) -> None:
-        if task is self._flushing:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Give up what a cancelled flush left behind: nobody may find it kept much later."""
-        for _, waiter in self._waiting:
-            waiter.cancel()
-        self._waiting.clear()
-
     def _refuse_after_failure(self) -> None:
         if self.failed is not None:
-            raise errors.StoreFailed(f"{self.path} failed before: {self.failed.message}", path=self.path)
+            raise self._failed_before()
 
-    async def _flush(self) -> None:
-        """Commit whatever waits, together, until nothing does."""
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            answers: list[Answer]
-            try:
-                self._refuse_after_failure()
-                answers = await self.run(commit, [request for request, _ in batch])
-            except errors.PowerAgentError as error:
-                answers = [error] * len(batch)
-            except BaseException:
-                for _, waiter in batch:
-                    waiter.cancel()
-                raise
-            self._remember_failure(answers)
-            for (request, waiter), answer in zip(batch, answers, strict=True):
-                self._settle(request, waiter, answer)
-            self.tail.notice()
-            await self._maybe_checkpoint()
+    def _failed_before(self) -> errors.StoreFailed:
+        return errors.StoreFailed(f"{self.path} failed before: {'' if self.failed is None else self.failed.message}", path=self.path)
 
-    def _settle(self, request: Append, waiter: asyncio.Future[Kept], answer: Answer) -> None:
+    def _commit(self) -> None:
+        """Commit whatever waits, together. It is the one visit to the database thread without a task of its own: what would be a task's steps
+        are taken here, one before the visit and one after it.
+        """
+        batch, self._waiting = self._waiting, []
+        self._crowded = len(batch) > 1
+        steps = self._connected().execute_fetchall(cast("str", commit), ([request for request, _ in batch],)).__await__()
+        self._visit = next(steps)
+        self._visit.add_done_callback(lambda _: self._committed(batch, steps))
+
+    def _committed(self, batch: Sequence[tuple[Append, asyncio.Future[Kept]]], steps: Generator[Any, None, Any]) -> None:
+        """Tell everybody what became of their requests, and commit what has come meanwhile."""
+        answers: Sequence[Answer | Exception]
+        try:
+            with translated(self.path):
+                answers = _last(steps)
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for it
+            answers = [error] * len(batch)
+        self._remember_failure(answers)
+        for (request, waiter), answer in zip(batch, answers, strict=True):
+            self._settle(request, waiter, answer)
+        self.tail.notice()
+        self._commits += 1
+        if self._commits < COMMITS_PER_CHECKPOINT:
+            self._go_on()
+        else:
+            self._commits = 0
+            self._visit = asyncio.ensure_future(self._checkpoint())
+            self._visit.add_done_callback(lambda _: self._go_on())
+
+    def _go_on(self) -> None:
+        """Commit what waits; after a failure nothing is."""
+        if self.failed is not None:
+            waiting, self._waiting = self._waiting, []
+            for request, waiter in waiting:
+                self._settle(request, waiter, self._failed_before())
+        self._busy = bool(self._waiting)
+        if self._busy:
+            self._commit()
+
+    def _settle(self, request: Append, waiter: asyncio.Future[Kept], answer: Answer | Exception) -> None:
         """Tell one who waits what became of a request; a lease that was given up with it is renewed no more."""
         if isinstance(answer, Kept) and request.hold_until == 0:
             self.leases.let_go(request.session, answer.epoch)
@@ -166,19 +185,16 @@ class _Writer:
         else:
             waiter.set_exception(answer.with_traceback(None))
 
-    def _remember_failure(self, answers: Sequence[Answer]) -> None:
+    def _remember_failure(self, answers: Sequence[Answer | Exception]) -> None:
         """After an error of the disk nobody knows what is on it: write nothing more."""
         self.failed = self.failed or next((one for one in answers if isinstance(one, errors.StoreFailed | errors.StoreDamaged)), None)
 
-    async def _maybe_checkpoint(self) -> None:
-        self._commits += 1
-        if self._commits >= COMMITS_PER_CHECKPOINT:
-            self._commits = 0
-            try:
-                await self.run(checkpoint)
-            except errors.StoreError as error:
-                self._remember_failure([error])
-                _log.warning("A checkpoint of %s failed: %s", self.path, error)
+    async def _checkpoint(self) -> None:
+        try:
+            await self.run(checkpoint)
+        except errors.StoreError as error:
+            self._remember_failure([error])
+            _log.warning("A checkpoint of %s failed: %s", self.path, error)
 
 
 def _forked_off() -> None:
@@ -373,6 +389,15 @@ class SQLiteStore:
                     yield wrong
             after = names[-1]
             names = [] if session is not None else [row.session for row in await self.sessions(after=after)]
+
+
+def _last(steps: Generator[Any, None, T]) -> T:
+    """Take the last step of a coroutine that awaits one thing only, which is there."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return cast("T", end.value)
+    raise RuntimeError("A visit to the database thread has more than one step.")
 
 
 @contextlib.contextmanager
