@@ -396,6 +396,7 @@ MUTANTS = (
     Mutant("an open turn that is given new tools", "offer.py", "{*tools.standing}.difference", "set().difference", "open_turn"),
     Mutant("a call of a tool that the turn did not begin with", "executor.py", "and name in too_late(self._tools, state)", "and False", "open_turn"),
     Mutant("an open turn that changes its model", "offer.py", "recorded(model, state) or model", "model", "open_turn"),
+    Mutant("a commit of its own for who came first", "store/sqlite.py", "        if self._crowded:\n", "        if False:\n", "store"),
     Mutant("an error without its cure", "cli/teaching.py", '        "commands": commands,', '        "commands": [],', "teaching"),
 )
 

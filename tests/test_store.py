@@ -184,6 +184,31 @@ async def test_stores_of_one_file_share_a_writer(tmp_path):
     assert not _Writer.open
 
 
+async def test_who_asks_at_the_same_moment_is_kept_together(tmp_path):
+    """Forty sessions at once take few commits, round after round: one, and one for all who asked while it was made."""
+    names = [f"s{number}" for number in range(40)]
+    async with SQLiteStore(tmp_path / "agent.db") as store:
+        await asyncio.gather(*(store.append(opening(name)) for name in names))
+        seen: list[str] = []
+        await store._writer._db.set_trace_callback(seen.append)
+        for head in range(1, 11):
+            await asyncio.gather(*(store.append(adding(name, head, note("a"))) for name in names))
+        assert seen.count("COMMIT") <= 11
+        for head in range(11, 21):
+            await store.append(adding("s0", head, note("a")))
+        assert seen.count("COMMIT") <= 21
+
+
+async def test_a_connection_that_went_away_is_told_to_whoever_writes(tmp_path):
+    """An append is refused, then and later; nobody waits for ever."""
+    async with SQLiteStore(tmp_path / "agent.db") as store:
+        await store.append(opening("alice"))
+        await store._writer._db.close()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="closed"):
+                await asyncio.wait_for(store.append(adding("alice", 1, note("a"))), 10)
+
+
 async def test_leases_of_one_writer_have_one_length(tmp_path):
     """The thread that renews leases serves one length of lease: another one in the same process is refused, not quietly let run out."""
     async with SQLiteStore(tmp_path / "agent.db"):

@@ -113,7 +113,7 @@ class _Writer:
             return answer
         self._busy = True
         if self._crowded:
-            loop.call_soon(self._commit)  # whoever asks at the same moment comes along
+            loop.call_soon(self._go_on)  # whoever asks at the same moment comes along
         else:
             self._commit()
         return answer
@@ -140,18 +140,23 @@ class _Writer:
         """
         batch, self._waiting = self._waiting, []
         self._crowded = len(batch) > 1
-        steps = self._connected().execute_fetchall(cast("str", commit), ([request for request, _ in batch],)).__await__()
-        self._visit = next(steps)
-        self._visit.add_done_callback(lambda _: self._committed(batch, steps))
+        try:
+            steps = self._connected().execute_fetchall(cast("str", commit), ([request for request, _ in batch],)).__await__()
+            self._visit = next(steps)
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for it
+            self._committed(batch, [error] * len(batch))
+        else:
+            self._visit.add_done_callback(lambda _: self._committed(batch, self._answers(steps, len(batch))))
 
-    def _committed(self, batch: Sequence[tuple[Append, asyncio.Future[Kept]]], steps: Generator[Any, None, Any]) -> None:
-        """Tell everybody what became of their requests, and commit what has come meanwhile."""
-        answers: Sequence[Answer | Exception]
+    def _answers(self, steps: Generator[Any, None, Any], requests: int) -> Sequence[Answer | Exception]:
         try:
             with translated(self.path):
-                answers = _last(steps)
-        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for it
-            answers = [error] * len(batch)
+                return cast("Sequence[Answer]", _last(steps))
+        except Exception as error:  # noqa: BLE001  the same
+            return [error] * requests
+
+    def _committed(self, batch: Sequence[tuple[Append, asyncio.Future[Kept]]], answers: Sequence[Answer | Exception]) -> None:
+        """Tell everybody what became of their requests, and commit what has come meanwhile."""
         self._remember_failure(answers)
         for (request, waiter), answer in zip(batch, answers, strict=True):
             self._settle(request, waiter, answer)
