@@ -114,7 +114,7 @@ class Finding:
     def shelf(self) -> _Shelf:
         """The tools as they are now; tools may come and go while the loop runs."""
         specs = self._recall.specs
-        if self._kept is None or self._kept.specs != specs:
+        if self._kept is None or (self._kept.specs is not specs and self._kept.specs != specs):
             self._kept = self._shelved(specs)
         return self._kept
 

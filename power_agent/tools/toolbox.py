@@ -24,6 +24,7 @@ class Toolbox:
         self._tools: dict[str, Tool] = {}
         self.shelves: list[Shelf] = []
         self._refs: tuple[ToolRef, ...] | None = None
+        self._specs: tuple[ToolSpec, ...] | None = None
         for one in tools:
             self.add(one)
 
@@ -36,7 +37,7 @@ class Toolbox:
         if made.spec.name in self._tools:
             raise InvalidInput(f"There are two tools called {made.spec.name!r}.", hint="Give one of them another name: @tool(name=…).")
         self._tools[made.spec.name] = made
-        self._refs = None
+        self._refs = self._specs = None
 
     def get(self, name: str) -> Tool | None:
         """Return the tool of that name."""
@@ -64,8 +65,10 @@ class Toolbox:
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        """What the model is shown."""
-        return tuple(one.spec for one in self)
+        """What the model is shown; put together anew only where a shelf may hold others by now."""
+        if self._specs is None or self.shelves:
+            self._specs = tuple(one.spec for one in self)
+        return self._specs
 
     @property
     def refs(self) -> tuple[ToolRef, ...]:
