@@ -80,14 +80,13 @@ def test_chain():
 def test_what_was_hashed_is_not_hashed_again(monkeypatch):
     """Of a long session only the new messages are written out."""
     written = []
-    writer = Prefix.digest.__globals__["_writer"]()
+    tongue = Prefix.digest.__globals__["_tongue"]()
 
-    class Counting:
-        def dump_json(self, message, **options):
-            written.append(message)
-            return writer.dump_json(message, **options)
+    def counting(message, **options):
+        written.append(message)
+        return tongue.write(message, **options)
 
-    monkeypatch.setitem(Prefix.digest.__globals__, "_writer", Counting)
+    monkeypatch.setitem(Prefix.digest.__globals__, "_tongue", lambda: tongue._replace(write=counting))
     prefix, messages = Prefix(), [Message("user", (Text(str(number)),)) for number in range(100)]
     for count in range(1, 101):
         prefix.digest(asked(*messages[:count]))
