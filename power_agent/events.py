@@ -22,7 +22,7 @@ from pydantic import JsonValue
 from power_agent.errors import IllegalMove, StoreDamaged, StoreNewer
 from power_agent.limits import Limits
 from power_agent.messages import AnswerPart, ContentPart, OutputShape, Usage
-from power_agent.tongue import Tongue, tongue
+from power_agent.tongue import reader, writer
 from power_agent.word import Word, word
 
 Mode = Literal["turn", "queue", "steer"]
@@ -520,32 +520,32 @@ LIFTERS: dict[tuple[str, int], Lifter] = {}
 
 
 @cache
-def _tongue(kind: str) -> Tongue:
-    """Return what reads and writes one kind of event; made when first needed, so that importing stays cheap."""
-    return tongue(EVENTS[kind])
+def _reader(kind: str) -> Callable[[str], Event]:
+    """Return what reads one kind of event; made when first needed, so that importing stays cheap."""
+    return reader(EVENTS[kind])
 
 
-_READERS: dict[str, Callable[[str], Event]] = {}
-"""What reads each kind, at hand without a call: reading is the hot path of loading a session."""
+@cache
+def _writer(kind: str) -> Callable[..., bytes]:
+    """Return what writes one kind of event; who only reads needs none."""
+    return writer(EVENTS[kind])
 
 
 def encode(event: Event) -> str:
     """Write an event as compact JSON, fields at their default left out. The text that is hashed is the text that is kept."""
-    text = _tongue(event.kind).write(event, exclude_defaults=True, warnings=False).decode()
+    text = _writer(event.kind)(event, exclude_defaults=True, warnings=False).decode()
     return f'{{"v":{event.version},{text[1:]}' if event.version > 1 else text
 
 
 def decode(kind: str, body: str) -> Event:
     """Read an event as it was kept, lifting an older shape to the current one."""
-    read = _READERS.get(kind)
-    if read is None:
-        if kind not in EVENTS:
-            raise StoreNewer(f"The log holds an event of the unknown kind {kind!r}.", kind=kind)
-        read = _READERS[kind] = _tongue(kind).read
-    if EVENTS[kind].version > 1 or body.startswith('{"v":'):
+    known = EVENTS.get(kind)
+    if known is None:
+        raise StoreNewer(f"The log holds an event of the unknown kind {kind!r}.", kind=kind)
+    if known.version > 1 or body.startswith('{"v":'):
         return _lifted(kind, body)
     try:
-        return read(body)
+        return _reader(kind)(body)
     except ValueError as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
 
@@ -562,7 +562,7 @@ def _lifted(kind: str, body: str) -> Event:
             raise StoreNewer(f"The log holds a {kind} event of version {version}; this is version {current}.", kind=kind)
         for step in range(version, current):
             data = LIFTERS[kind, step](data)
-        event: Event = _tongue(kind).read(json.dumps(data))
+        event: Event = _reader(kind)(json.dumps(data))
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
     return event

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import JsonValue
 from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValidator
@@ -23,17 +23,14 @@ STRICT: CoreConfig = {"extra_fields_behavior": "forbid", "ser_json_inf_nan": "co
 """Nothing that is not known is dropped in silence; NaN shows, and is refused, as NaN."""
 
 
-class Tongue(NamedTuple):
-    """Reads and writes one type."""
-
-    read: Callable[[str], Any]
-    write: Callable[..., bytes]
+def reader(hint: Any) -> Callable[[str], Any]:
+    """Make what reads a word, or a tuple with words in it, from JSON; a `ValueError` says what is wrong."""
+    return SchemaValidator(schema_of(hint), STRICT).validate_json
 
 
-def tongue(hint: Any) -> Tongue:
-    """Make what reads and writes a word, or a tuple with words in it."""
-    schema = schema_of(hint)
-    return Tongue(SchemaValidator(schema, STRICT).validate_json, SchemaSerializer(schema, STRICT).to_json)
+def writer(hint: Any) -> Callable[..., bytes]:
+    """Make what writes one as JSON."""
+    return SchemaSerializer(schema_of(hint), STRICT).to_json
 
 
 _known: dict[Any, CoreSchema] = {str: core.str_schema(), int: core.int_schema(), float: core.float_schema(), bool: core.bool_schema(), JsonValue: core.any_schema()}

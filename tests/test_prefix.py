@@ -80,13 +80,13 @@ def test_chain():
 def test_what_was_hashed_is_not_hashed_again(monkeypatch):
     """Of a long session only the new messages are written out."""
     written = []
-    tongue = Prefix.digest.__globals__["_tongue"]()
+    writer = Prefix.digest.__globals__["_writer"]()
 
     def counting(message, **options):
         written.append(message)
-        return tongue.write(message, **options)
+        return writer(message, **options)
 
-    monkeypatch.setitem(Prefix.digest.__globals__, "_tongue", lambda: tongue._replace(write=counting))
+    monkeypatch.setitem(Prefix.digest.__globals__, "_writer", lambda: counting)
     prefix, messages = Prefix(), [Message("user", (Text(str(number)),)) for number in range(100)]
     for count in range(1, 101):
         prefix.digest(asked(*messages[:count]))

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from power_agent import events as e
 from power_agent.messages import Message
 from power_agent.state import SessionState
-from power_agent.tongue import Tongue, schema_of, tongue
+from power_agent.tongue import reader, schema_of, writer
 
 KEPT = [*e.EVENTS.values(), SessionState, Message]
 """All that is read from a file, or written into one."""
@@ -85,21 +85,24 @@ def outcome(read: Any, text: str) -> Any:
 def test_it_takes_and_refuses_what_pydantic_does(kind: str, data: st.DataObject):
     """Whatever stands in a body: the same event, or the same fault in the same place."""
     event = e.EVENTS[kind]
-    ours, theirs = both(event)
+    theirs = adapter(event)
     required = {one.name: VALUE for one in fields(event) if one.default is MISSING and one.default_factory is MISSING}
     others = {one.name: VALUE for one in fields(event) if one.name not in required} | {"from_the_future": VALUE}
     text = json.dumps(data.draw(st.fixed_dictionaries(required, optional=others)))
-    read = outcome(ours.read, text)
+    read = outcome(read_by_us(event), text)
     assert read == outcome(theirs.validate_json, text)
     if isinstance(read, e.Event):
         assert types_in(read) == types_in(theirs.validate_json(text))
-        assert ours.write(read, exclude_defaults=True) == theirs.dump_json(read, exclude_defaults=True)
+        assert written_by_us(event)(read, exclude_defaults=True) == theirs.dump_json(read, exclude_defaults=True)
+
+
+read_by_us, written_by_us = cache(reader), cache(writer)
 
 
 @cache
-def both(kind: type) -> tuple[Tongue, TypeAdapter[Any]]:
-    """Ours and theirs. A union with None is the way to tell pydantic about NaN in a dataclass."""
-    return tongue(kind), TypeAdapter(Optional[kind], config=ConfigDict(ser_json_inf_nan="constants"))  # noqa: UP045
+def adapter(kind: type) -> TypeAdapter[Any]:
+    """What pydantic makes. A union with None is the way to tell it about NaN in a dataclass."""
+    return TypeAdapter(Optional[kind], config=ConfigDict(ser_json_inf_nan="constants"))  # noqa: UP045
 
 
 def types_in(value: Any) -> Any:
@@ -114,12 +117,11 @@ def types_in(value: Any) -> Any:
 @pytest.mark.parametrize("value", [float("nan"), {"a": float("inf")}, {1, 2}, b"x", (1, 2), Decimal("1.5"), dt.date(2020, 1, 1), {1: 2}, 10**400], ids=repr)
 def test_a_value_is_written_as_pydantic_writes_it(value: object):
     """Also one that is no value of JSON, which the types do not let through but a caller may."""
-    ours, theirs = both(e.CallSucceeded)
     event = e.CallSucceeded(call="c", output=value)  # type: ignore[arg-type]
-    assert ours.write(event, warnings=False) == theirs.dump_json(event, warnings=False)
+    assert writer(e.CallSucceeded)(event, warnings=False) == adapter(e.CallSucceeded).dump_json(event, warnings=False)
 
 
 def test_a_type_without_a_line_is_refused():
     """A field of a new type fails when it is first read, not in silence."""
     with pytest.raises(TypeError, match="set"):
-        tongue(tuple[set[int], ...])
+        reader(tuple[set[int], ...])
