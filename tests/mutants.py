@@ -48,7 +48,8 @@ MUTANTS = (
         "sink",
     ),
     Mutant("blob not written", "store/commit.py", "        if request.blobs:\n", "        if False:\n", "loop tools"),
-    Mutant("writes after a failed disk", "store/sqlite.py", "        if self.failed is not None:\n", "        if False:\n", "disk store"),
+    Mutant("writes after a failed disk", "store/sqlite.py", "        if self.failed is not None:\n            raise", "        if False:\n            raise", "disk store"),
+    Mutant("what waited behind a failed commit", "store/sqlite.py", "        if self.failed is not None:\n            waiting", "        if False:\n            waiting", "disk"),
     Mutant("unknown fields dropped in silence", "tongue.py", '"extra_fields_behavior": "forbid"', '"extra_fields_behavior": "ignore"', "tongue events"),
     # -- one writer ----------------------------------------------------------------------------------------------------
     Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
