@@ -13,11 +13,13 @@ from test_shelves import Shelf
 
 from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, tool
 from power_agent import events as e
+from power_agent.finding import ToolSearch
 from power_agent.guards import guard
 from power_agent.models import Failover, model
 from power_agent.policy import Allow, Ask
 from power_agent.settling import Approve
 from power_agent.testing.speaking import Loopback, Said, head, in_turn, saying
+from power_agent.tools.define import FunctionTool
 
 SERVER = ChatServer()
 ACT = Said(calls=(Call("act", {"what": "it"}),), finish="calls")
@@ -122,6 +124,48 @@ async def test_a_tool_that_is_gone_is_not_offered(tmp_path):
     async with StatefulAgentLoop(seen.model, store=path, policy=asks, tools=[act]) as loop:
         assert (await loop.resume("s")).text == "Done."
     assert seen.tools == [["act"]]
+
+
+def many(*names: str) -> list[FunctionTool]:
+    """Tools that send mail, by their names."""
+    made = list[FunctionTool]()
+    for name in names:
+
+        def send(what: str) -> str:
+            """Send mail."""
+            return what
+
+        send.__name__ = name
+        made.append(FunctionTool(send))
+    return made
+
+
+async def test_a_turn_of_few_tools_does_not_begin_to_look_for_them(tmp_path):
+    """There are so many by now that they are looked for: from the next turn on. The open one is shown all it has."""
+    path, crowd = tmp_path / "log.db", many(*(f"new{number}" for number in range(9)))
+    await begun(path, Seen("m", [Call("act", {"what": "it"})]).model)
+    seen = Seen("m", [Call("new1", {"what": "x"})])
+    async with StatefulAgentLoop(seen.model, store=path, policy=asks, tools=[act, before, *crowd], tool_search=ToolSearch(above_tools=5, always=("act",))) as loop:
+        assert (await loop.resume("s")).status == "completed"
+        await loop.send("again", "s")
+        failures = [one.event.failure for one in await loop.history("s", kinds=["call.failed"])]
+    assert seen.tools[:2] == [["act", "before"]] * 2
+    assert seen.tools[2][:2] == ["act", "search_tools"]
+    assert failures[0].message.endswith("The tools are: act, before. Nothing was run.")
+
+
+async def test_a_search_finds_what_the_turn_began_with(tmp_path):
+    """What it says can be called can be called."""
+    path, crowd = tmp_path / "log.db", many(*(f"old{number}" for number in range(9)))
+    search = ToolSearch(above_tools=5)
+    await begun(path, Seen("m", [Call("act", {"what": "it"})]).model, tools=[act, *crowd], tool_search=search)
+    seen = Seen("m", [Call("search_tools", {"query": "later"})], [Call("search_tools", {"query": "old7 mail"})], [Call("old7", {"what": "x"})])
+    async with StatefulAgentLoop(seen.model, store=path, policy=asks, tools=[act, later, *crowd], tool_search=search) as loop:
+        assert (await loop.resume("s")).status == "completed"
+        outputs = [one.event.output for one in await loop.history("s", kinds=["call.succeeded"])]
+    assert outputs[1]["found"] == []
+    assert outputs[2]["found"][0]["name"] == "old7"
+    assert outputs[3] == "x"
 
 
 async def test_shelves_are_as_they_are_now(tmp_path):
