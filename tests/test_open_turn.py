@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from power_agent.guards import guard
 from power_agent.models import Failover, model
 from power_agent.policy import Allow, Ask
 from power_agent.settling import Approve
+from power_agent.strategies import Summarise
 from power_agent.testing.speaking import Loopback, Said, head, in_turn, saying
 from power_agent.tools.define import FunctionTool
 
@@ -70,9 +72,11 @@ class Seen:
         return [[one.name for one in request.tools] for request in self.requests]
 
 
-async def begun(path: Path, answering: Any, **more: Any) -> None:
+async def begun(path: Path, answering: Any, first: Sequence[str] = (), **more: Any) -> None:
     """Leave a session behind whose turn is open: a call waits for a person, who says yes."""
     async with StatefulAgentLoop(answering, store=path, policy=asks, **{"tools": [act, before], "system": "old", **more}) as loop:
+        for text in first:
+            await loop.send(text, "s")
         result = await loop.send("go", "s")
         assert result.status == "waiting"
         await loop.settle("s", result.pending[0].id, Approve())
@@ -253,6 +257,33 @@ async def test_a_model_of_another_provider_is_stood_in_for(tmp_path, caplog):
             asked = [one.event.model for one in await loop.history("s", kinds=["model.asked"])]
     assert asked == ["elsewhere:m", "here:m", "here:m", "here:m"]
     assert [one.getMessage() for one in caplog.records] == ["Turn 1 of session 's' began with the model elsewhere:m, which this process does not have: here:m goes on."]
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_its_summaries_are_made_by_the_model_it_began_with(tmp_path, own):
+    """Unless one is named for summaries. No price of a model that is not asked is missed."""
+
+    @tool(name="act")
+    def much(what: str) -> str:
+        """Say much."""
+        return f"{what} " * 3_000
+
+    path, asked = tmp_path / "log.db", list[str]()
+    free = {"tools": [much], "compaction": Summarise(), "limits": Limits(max_context_tokens=4_000, max_cost_usd_per_session=1)}
+
+    def priced(name: str, *script: Any) -> Any:
+        made = Seen(name, *script).model
+        made.cost = lambda _usage: 0
+        return made
+
+    await begun(path, priced("a", "x " * 900, "x " * 900, [Call("act", {"what": "it"})]), first=("one " * 600, "two " * 600), **free)
+    unpriced = ScriptedModel(lambda _request: "Not asked.", name="b")
+    summary = None if own else {"summary": priced("small")}
+    chain = Failover([unpriced, priced("a")])
+    async with StatefulAgentLoop(chain, store=path, policy=asks, models=summary, **free) as loop:
+        assert (await loop.resume("s")).text == "Done."
+        asked += [f"{one.event.model} {one.event.purpose}" for one in await loop.history("s", kinds=["model.asked"])]
+    assert asked[3:] == ["a summary" if own else "small summary", "a turn"]
 
 
 async def test_its_context_is_as_large_as_its_model_reads(tmp_path):

@@ -60,7 +60,7 @@ class Questions:
     async def ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
         self._say_who_stands_in()
-        self._attempts.check_priced(self._answering(), self._compactor.summariser)
+        self._attempts.check_priced(self._answering(), self._compactor.summariser(self._ledger.state))
         around = await self._surroundings(step)
         if around is None:
             return
