@@ -14,6 +14,7 @@ from test_shelves import Shelf
 
 from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, tool
 from power_agent import events as e
+from power_agent.clock import HeldClock
 from power_agent.finding import ToolSearch
 from power_agent.guards import guard
 from power_agent.models import Failover, model
@@ -244,6 +245,26 @@ async def test_a_chain_that_became_one_and_one_that_became_a_chain(tmp_path):
     assert Failover([ScriptedModel([], name="x"), b]).another("x").name == "x"
     for one in made:
         await one.aclose()
+
+
+async def test_another_model_has_the_keys_that_were_there_at_first(monkeypatch):
+    """Who takes a key out of the environment for safety can resume all the same, and no key comes in that nobody hides."""
+    monkeypatch.setenv("OPENAI_API_KEY", "first-key,second-key")
+    made = model("openai:a")
+    monkeypatch.setenv("OPENAI_API_KEY", "later-key")
+    assert {one.secrets["model-key"].reveal() for one in made.another("openai:b").members} == {"first-key", "second-key"}
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert made.another("openai:c").members[0].name == "openai:c"
+    assert [made.another(name) for name in ("openai:", "openai", "", "openai:a,", "#2")] == [None] * 5
+    await made.aclose()
+
+
+def test_a_chain_of_members_keeps_what_was_said_of_the_chain():
+    """Its window, and the clock its circuits go by."""
+    clock, models = HeldClock(), [ScriptedModel([], name=name) for name in "abc"]
+    part = Failover(models, context_window=9_000, clock=clock).another("c,a")
+    clock.move(5)
+    assert (part.name, part.context_window, part.now()) == ("c,a", 9_000, clock.elapsed())
 
 
 async def test_a_model_of_another_provider_is_stood_in_for(tmp_path, caplog):
