@@ -63,7 +63,7 @@ class Drive:
         self._sink = sink
         self._clock = clock
         self._guards = guards
-        self._go_on = go_on
+        self._continues = state.turns if go_on else None
         self._config = config
         self._compactor = compactor or Compactor(model, tools)
         self._ledger = Ledger(sink, store, clock, state)
@@ -136,7 +136,6 @@ class Drive:
         step = self._next()
         match step:
             case TakeInput() | Tell():
-                self._go_on = False
                 self._ledger.stage(*self._begun(step))
             case AskModel():
                 self._summaries.begin_anew()
@@ -158,7 +157,8 @@ class Drive:
 
     def _next(self) -> Step:
         """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
-        facts = Facts(running=frozenset(self._calls.running), go_on=self._go_on, cannot_compact=self._summaries.stuck)
+        go_on = self.state.turns == self._continues  # until a turn began: one that was only staged may have been let go
+        facts = Facts(running=frozenset(self._calls.running), go_on=go_on, cannot_compact=self._summaries.stuck)
         step = decide(self.state, self._clock.now(), facts)
         if not isinstance(step, AskModel):
             return step
