@@ -102,6 +102,15 @@ async def test_prompt_settings_limits_and_tools_are_those_it_began_with(tmp_path
     assert next(place for place, one in enumerate(kept) if isinstance(one, e.TurnEnded)) < place
 
 
+async def test_what_is_the_same_in_the_log_is_no_change(tmp_path):
+    """JSON knows no tuples and no numbers as names; nothing was changed by writing it down."""
+    for _ in range(2):
+        async with StatefulAgentLoop(Seen("m").model, store=tmp_path / "log.db", settings={"stop": ("a", "b"), "bias": {1: 2}}) as loop:
+            await loop.send("one", "s")
+            await loop.send("two", "s")
+            assert await loop.history("s", kinds=["session.configured"]) == []
+
+
 async def test_what_it_did_not_begin_with_it_cannot_call(tmp_path):
     """Neither by chance nor by somebody's advice; the answer names the tools it has. No guard is asked about it."""
     path, asked = tmp_path / "log.db", list[str]()

@@ -172,8 +172,9 @@ class Drive:
         """Return the facts that begin something. A turn begins with the present configuration, and keeps it to its end."""
         if isinstance(step, Tell):
             return (e.NoteAdded(text=step.text, why=step.why),)
-        config = self.state.config if self._config is None else self._config()
-        changed = () if config == self.state.config else (e.SessionConfigured(config=config),)
+        was = e.SessionConfigured(config=self.state.config)
+        now = was if self._config is None else e.SessionConfigured(config=self._config())
+        changed = () if now == was or e.encode(now) == e.encode(was) else (now,)  # a tuple in the settings is a list in the log
         return (*changed, e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
 
     def _somebody_looks(self) -> bool:
