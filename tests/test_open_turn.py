@@ -130,6 +130,19 @@ async def test_what_it_did_not_begin_with_it_cannot_call(tmp_path):
     assert seen.tools == [["act", "before"], ["act", "before"]]
 
 
+async def test_a_strangers_tool_that_came_later_taints_the_turn_that_has_it(tmp_path):
+    """The open turn is shown nothing of it; with the next one begins what cannot be trusted."""
+    path = tmp_path / "log.db"
+    await begun(path, Seen("m", [Call("act", {"what": "it"})]).model)
+    (strange,) = many("strange")
+    strange.foreign = True
+    async with StatefulAgentLoop(Seen("m").model, store=path, policy=asks, tools=[act, before, strange], system="old") as loop:
+        assert (await loop.resume("s")).status == "completed"
+        assert (await loop.state("s")).taint is None
+        await loop.send("again", "s")
+        assert (await loop.state("s")).taint is not None
+
+
 async def test_a_tool_that_is_gone_is_not_offered(tmp_path):
     """What was recorded and is not here any more cannot be had; the rest goes on."""
     path = tmp_path / "log.db"
