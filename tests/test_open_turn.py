@@ -282,9 +282,11 @@ async def test_another_model_has_the_keys_that_were_there_at_first(monkeypatch):
 
 
 def test_a_chain_of_members_keeps_what_was_said_of_the_chain():
-    """Its window, and the clock its circuits go by."""
+    """Its window, and the clock its circuits go by; and what it learnt of who is well."""
     clock, models = HeldClock(), [ScriptedModel([], name=name) for name in "abc"]
-    part = Failover(models, context_window=9_000, clock=clock).another("c,a")
+    chain = Failover(models, context_window=9_000, clock=clock)
+    part = chain.another("c,a")
+    assert chain.another("c,a") is part
     clock.move(5)
     assert (part.name, part.context_window, part.now()) == ("c,a", 9_000, clock.elapsed())
 

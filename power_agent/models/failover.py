@@ -51,6 +51,7 @@ class Failover:
         self._clock = clock or SystemClock()
         self.members: list[Model] = members
         self._links = [_Link(name, one) for name, one in zip(_names(members), members, strict=True)]
+        self._parts: dict[str, Failover] = {}
         self._window = context_window
         self.name = ",".join(link.name for link in self._links)
 
@@ -110,7 +111,9 @@ class Failover:
         return next((found for one in self.members if (found := getattr(one, "another", lambda _name: None)(name))), None)
 
     def _chain(self, models: Iterable[Model]) -> Failover:
-        return Failover(models, context_window=self._window, clock=self._clock)
+        """Return a chain of some of them; the same one each time, for it knows who is well."""
+        made = Failover(models, context_window=self._window, clock=self._clock)
+        return self._parts.setdefault(made.name, made)
 
     @property
     def attempts(self) -> int:
