@@ -48,7 +48,10 @@ MUTANTS = (
         "sink",
     ),
     Mutant("blob not written", "store/commit.py", "        if request.blobs:\n", "        if False:\n", "loop tools"),
-    Mutant("writes after a failed disk", "store/sqlite.py", "        if self.failed is not None:\n", "        if False:\n", "disk store"),
+    Mutant("writes after a failed disk", "store/sqlite.py", "        if self.failed is not None:\n            raise", "        if False:\n            raise", "disk store"),
+    Mutant(
+        "writes what waited for a failed commit", "store/sqlite.py", "        if self.failed is not None:\n            waiting", "        if False:\n            waiting", "disk"
+    ),
     # -- one writer ----------------------------------------------------------------------------------------------------
     Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
     Mutant("head not checked", "store/commit.py", "    if row.head != request.head:\n", "    if False:\n", "store sink"),
@@ -397,6 +400,9 @@ MUTANTS = (
     Mutant("a call of a tool that the turn did not begin with", "executor.py", "and name in too_late(self._tools, state)", "and False", "open_turn"),
     Mutant("an open turn that changes its model", "offer.py", "recorded(model, state) or model", "model", "open_turn"),
     Mutant("a commit of its own for who came first", "store/sqlite.py", "        if self._crowded:\n", "        if False:\n", "store"),
+    Mutant("an open turn that begins to look for its tools", "finding.py", "self.without(too_late(self, state))", "self.shelf", "open_turn"),
+    Mutant("a summary by the next turn's model", "compaction.py", "self._summariser or answering(self._model, state)", "self._summariser or self._model", "open_turn"),
+    Mutant("a taint by what is not shown", "drive/questions.py", "strange.difference(too_late(self._tools, state))", "strange", "open_turn"),
     Mutant("an error without its cure", "cli/teaching.py", '        "commands": commands,', '        "commands": [],', "teaching"),
 )
 
