@@ -15,17 +15,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Optional, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import JsonValue
 
 from power_agent.errors import IllegalMove, StoreDamaged, StoreNewer
 from power_agent.limits import Limits
 from power_agent.messages import AnswerPart, ContentPart, OutputShape, Usage
+from power_agent.tongue import reader, writer
 from power_agent.word import Word, word
-
-if TYPE_CHECKING:
-    from pydantic_core import SchemaSerializer, SchemaValidator
 
 Mode = Literal["turn", "queue", "steer"]
 Recovery = Literal["rerun", "keyed", "probe", "ask"]
@@ -521,44 +519,35 @@ LIFTERS: dict[tuple[str, int], Lifter] = {}
 """(kind, version) → what turns that version's JSON into the next one's."""
 
 
-_READERS: dict[str, Callable[[str], Event | None]] = {}
-"""What reads each kind, at hand without a call: reading is the hot path of loading a session."""
+@cache
+def _reader(kind: str) -> Callable[[str], Event]:
+    """Return what reads one kind of event; made when first needed, so that importing stays cheap."""
+    return reader(EVENTS[kind])
 
 
 @cache
-def _tongue(kind: str) -> tuple[SchemaValidator, SchemaSerializer, str]:
-    """Return what reads and writes one kind of event; built when first needed, so that importing stays cheap."""
-    from pydantic import ConfigDict, TypeAdapter  # noqa: PLC0415  its cost belongs to the first event, not to the import
-
-    # A union with None is the way to give a dataclass's serializer this setting: NaN shows, and is refused, as NaN.
-    adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", Optional[EVENTS[kind]]), config=ConfigDict(ser_json_inf_nan="constants"))  # noqa: UP045
-    version = EVENTS[kind].version
-    return adapter.validator, adapter.serializer, f'"v":{version},' if version > 1 else ""  # type: ignore[return-value]
+def _writer(kind: str) -> Callable[..., bytes]:
+    """Return what writes one kind of event; who only reads needs none."""
+    return writer(EVENTS[kind])
 
 
 def encode(event: Event) -> str:
     """Write an event as compact JSON, fields at their default left out. The text that is hashed is the text that is kept."""
-    _, serializer, version = _tongue(event.kind)
-    text = serializer.to_json(event, exclude_defaults=True, warnings=False).decode()
-    return "{" + version + text[1:] if version else text
+    text = _writer(event.kind)(event, exclude_defaults=True, warnings=False).decode()
+    return f'{{"v":{event.version},{text[1:]}' if event.version > 1 else text
 
 
 def decode(kind: str, body: str) -> Event:
     """Read an event as it was kept, lifting an older shape to the current one."""
-    validate = _READERS.get(kind)
-    if validate is None:
-        if kind not in EVENTS:
-            raise StoreNewer(f"The log holds an event of the unknown kind {kind!r}.", kind=kind)
-        validate = _READERS[kind] = _tongue(kind)[0].validate_json
-    if EVENTS[kind].version > 1 or body.startswith('{"v":'):
+    known = EVENTS.get(kind)
+    if known is None:
+        raise StoreNewer(f"The log holds an event of the unknown kind {kind!r}.", kind=kind)
+    if known.version > 1 or body.startswith('{"v":'):
         return _lifted(kind, body)
     try:
-        event: Event | None = validate(body)
+        return _reader(kind)(body)
     except ValueError as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
-    if event is None:  # the adapter's union would take it
-        raise StoreDamaged(f"A {kind} event cannot be read: it is null.", kind=kind)
-    return event
 
 
 def _lifted(kind: str, body: str) -> Event:
@@ -573,7 +562,7 @@ def _lifted(kind: str, body: str) -> Event:
             raise StoreNewer(f"The log holds a {kind} event of version {version}; this is version {current}.", kind=kind)
         for step in range(version, current):
             data = LIFTERS[kind, step](data)
-        event: Event = _tongue(kind)[0].validate_json(json.dumps(data))
+        event: Event = _reader(kind)(json.dumps(data))
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise StoreDamaged(f"A {kind} event cannot be read: {_brief(error)}", kind=kind) from error
     return event

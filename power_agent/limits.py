@@ -86,8 +86,8 @@ STOP_SECONDS = 5.0
 """How long stopped work is waited for, so that its end can be recorded, before it is left behind."""
 PROBE_SECONDS = 30.0
 """How long a probe may take to find out whether a call happened."""
-SNAPSHOT_EVENTS = 2_000
-"""Events since the last cached state before another one is cached: folding them takes some twenty milliseconds."""
+SNAPSHOT_EVENTS = 500
+"""Events since the last cached state before another one is cached: folding them takes some five milliseconds, caching a state of so many one."""
 MAX_OBJECTIONS = 3
 """How often guards may hold up the end of one turn: a check that can never be satisfied must not keep a model busy for ever."""
 MAX_MISSHAPEN_ANSWERS = 3

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from functools import cache
-
-from pydantic import TypeAdapter
 
 from power_agent.messages import Message
 from power_agent.ports import ModelRequest
+from power_agent.tongue import writer
 
 _DIGEST_BYTES = 16
 
@@ -38,7 +38,7 @@ class Prefix:
         if head != self._head or messages[: len(self._seen)] != self._seen:
             self._head, self._seen, self._chain = head, (), hashlib.sha256(head.encode())
         for message in messages[len(self._seen) :]:
-            self._chain.update(b"\n" + _writer().dump_json(message, exclude_defaults=True))
+            self._chain.update(b"\n" + _writer()(message, exclude_defaults=True))
         self._seen = messages
         return urlsafe_b64encode(self._chain.digest()[:_DIGEST_BYTES]).decode().rstrip("=")
 
@@ -57,5 +57,5 @@ def _head(request: ModelRequest) -> str:
 
 
 @cache
-def _writer() -> TypeAdapter[Message]:
-    return TypeAdapter(Message)
+def _writer() -> Callable[..., bytes]:
+    return writer(Message)

@@ -52,6 +52,7 @@ MUTANTS = (
     Mutant(
         "writes what waited for a failed commit", "store/sqlite.py", "        if self.failed is not None:\n            waiting", "        if False:\n            waiting", "disk"
     ),
+    Mutant("unknown fields dropped in silence", "tongue.py", '"extra_fields_behavior": "forbid"', '"extra_fields_behavior": "ignore"', "tongue events"),
     # -- one writer ----------------------------------------------------------------------------------------------------
     Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
     Mutant("head not checked", "store/commit.py", "    if row.head != request.head:\n", "    if False:\n", "store sink"),
@@ -250,7 +251,7 @@ MUTANTS = (
         "    calls = {**{name: call for name, call in state.calls.items() if name != event.call}, event.call: moved}\n",
         "state loop",
     ),
-    Mutant("a cached state of another history", "state/snapshot.py", "    return frozen.state if frozen.tip == tip.hex() else None\n", "    return frozen.state\n", "state sink"),
+    Mutant("a cached state of another history", "state/snapshot.py", "    return state if found == tip.hex() else None\n", "    return state\n", "state sink"),
     Mutant("the chain does not cover the body", "chain.py", "    return sha256(salt + body.encode()).digest()\n", "    return sha256(salt).digest()\n", "damage store events"),
     Mutant("surrogates as they come", "messages.py", '        return "".join(_escaped(character) for character in text)\n', "        return text\n", "tools bad_input"),
     # -- context -------------------------------------------------------------------------------------------------------

@@ -528,7 +528,8 @@ def _reap(actors: set[int]) -> None:
 def _warm_up() -> None:
     """Build what is built when first needed: every kind of event's reader and writer."""
     for kind in e.EVENTS:
-        e._tongue(kind)
+        e._reader(kind)
+        e._writer(kind)
 
 
 def _fork(order: dict[str, Any]) -> int:

@@ -398,12 +398,14 @@ def newer_note(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[e.Event]]:
     def first(data: dict[str, Any]) -> dict[str, Any]:
         return {**{key: value for key, value in data.items() if key != "text"}, "words": data["text"]}
 
-    e._tongue.cache_clear()
+    e._reader.cache_clear()
+    e._writer.cache_clear()
     monkeypatch.setitem(e.EVENTS, "note.added", NoteAdded)
     monkeypatch.setitem(e.LIFTERS, ("note.added", 1), first)
     monkeypatch.setitem(e.LIFTERS, ("note.added", 2), lambda data: {**data, "loud": False})
     yield NoteAdded
-    e._tongue.cache_clear()
+    e._reader.cache_clear()
+    e._writer.cache_clear()
 
 
 def test_an_old_shape_is_lifted(newer_note: type[e.Event]):

@@ -43,7 +43,8 @@ def test_front_door_opens_to_what_it_lists():
 
 def test_importing_loads_nothing_heavy():
     """`import power_agent` brings no HTTP client, tokenizer or terminal library, and builds no schema."""
-    script = "import sys, power_agent, power_agent.events as e; power_agent.StatefulAgentLoop; print(*sys.modules); assert e._tongue.cache_info().currsize == 0"
+    unmade = "assert e._reader.cache_info().currsize == e._writer.cache_info().currsize == 0"
+    script = f"import sys, power_agent, power_agent.events as e; power_agent.StatefulAgentLoop; print(*sys.modules); {unmade}"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert not HEAVY & set(loaded)
     assert {"power_agent", "aiosqlite", "pydantic"} <= set(loaded)

@@ -24,7 +24,7 @@ class Moving(Word):
     def moved(self, **changes: Any) -> Self:
         """Return a copy with changes."""
         copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__, **changes)
+        object.__setattr__(copy, "__dict__", self.__dict__ | changes)
         return copy
 
 

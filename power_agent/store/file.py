@@ -67,6 +67,7 @@ def file_system(folder: Path, mounts: str | None = None) -> str:
             mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
             return ""
+    above = {str(one) for one in (folder, *folder.parents)}
     best, system = "", ""
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -74,7 +75,7 @@ def file_system(folder: Path, mounts: str | None = None) -> str:
         if len(fields) < 5:  # noqa: PLR2004  the mount point is the fifth
             continue
         point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
-        if len(point) >= len(best) and folder.is_relative_to(point):
+        if len(point) >= len(best) and point in above:
             best, system = point, after.split()[0]
     return system
 
@@ -147,30 +148,40 @@ def open_log(path: str, durability: Durability) -> Log:
     with translated(path), side_lock(path) as had:
         if not had:
             raise errors.StoreBusy(f"Another process has been opening or closing {path} for {LOCK_SECONDS:.0f} s.", path=path)
-        _look(path)
-        db = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=rw", uri=True, factory=Log, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS)
-        try:
-            check(db, path)
-            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise errors.StoreFailed(f"{path} cannot use a write-ahead log; SQLite answered {mode!r}.", path=path)
-            _set_up(db, durability)
-            migrate(db, path)
-        except BaseException:
-            db.close()
-            raise
+        with _looked_at(path):
+            db = sqlite3.connect(_address(path, "rw"), uri=True, factory=Log, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS)
+            try:
+                check(db, path)
+                mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                if mode != "wal":
+                    raise errors.StoreFailed(f"{path} cannot use a write-ahead log; SQLite answered {mode!r}.", path=path)
+                _set_up(db, durability)
+                migrate(db, path)
+            except BaseException:
+                db.close()
+                raise
         db.path = path
         return db
 
 
-def _look(path: str) -> None:
-    """Refuse what is not ours over a connection that cannot write: closing a writing one would copy a foreign log into its file."""
-    with contextlib.closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)) as db:
+def _address(path: str, mode: str) -> str:
+    return f"{Path(path).resolve().as_uri()}?mode={mode}"
+
+
+@contextlib.contextmanager
+def _looked_at(path: str) -> Iterator[None]:
+    """Refuse what is not ours over a connection that cannot write: closing a writing one would copy a foreign log into its file.
+
+    It stays open until the writing one is there: the first connection reads all of a log whose last process died, and the next one
+    would read it again.
+    """
+    with contextlib.closing(sqlite3.connect(_address(path, "ro"), uri=True, timeout=LOCK_SECONDS)) as db:
         try:
             check(db, path)
         except sqlite3.OperationalError as error:  # its last process died: only a writing connection can read it
             if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
                 raise
+        yield
 
 
 def _set_up(db: sqlite3.Connection, durability: Durability) -> None:

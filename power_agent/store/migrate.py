@@ -34,8 +34,7 @@ def check(db: sqlite3.Connection, path: str) -> int:
     """Return the file's schema number, 0 for a fresh file; refuse what is not ours or too new. Writes nothing."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application == 0 and version == 0 and tables == 0:
+    if application == 0 and version == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return 0
     if application != APPLICATION_ID:
         raise StoreForeign(f"{path} is a database of another program.", path=path)
