@@ -51,7 +51,7 @@ class Compactor:
         self._model = model
         self._tools = tools
         self._strategies: tuple[Strategy, ...] = (TrimOutputs(), Summarise()) if strategies is None else tuple(strategies)
-        self.summariser = summariser or model
+        self._summariser = summariser
         self.count = count
 
     # -- measuring -----------------------------------------------------------------------------------------------------
@@ -74,6 +74,10 @@ class Compactor:
         """Return what fills the context of a session."""
         return report(state, offered(self._tools, state), self.bounds(state), self.count)
 
+    def summariser(self, state: SessionState) -> Model:
+        """Return who makes summaries: the model that was named for it, else whoever answers."""
+        return self._summariser or answering(self._model, state)
+
     # -- making it smaller ---------------------------------------------------------------------------------------------
 
     async def propose(self, state: SessionState, ask: Ask, *, request: str = "", by: str | None = None, asked_for: bool = False) -> e.ContextCompacted | None:
@@ -81,7 +85,7 @@ class Compactor:
         plan = _Plan(self, state, request, by, asked_for=asked_for)
         found = list[e.ContextCompacted]()
         for strategy in self._strategies:
-            proposal = await _asked(strategy, plan.crowded(ask, self._ask_room()))
+            proposal = await _asked(strategy, plan.crowded(ask, self._ask_room(state)))
             judged = plan.judged(strategy.name, proposal)
             if judged is None:
                 continue
@@ -90,8 +94,8 @@ class Compactor:
             found.append(judged)
         return min(found, key=lambda one: one.tokens_after or 0, default=None)
 
-    def _ask_room(self) -> int | None:
-        window = window_of(self.summariser)
+    def _ask_room(self, state: SessionState) -> int | None:
+        window = window_of(self.summariser(state))
         return None if window is None else bounds(window, None).soft
 
     def estimate(self, state: SessionState, offer: SessionState) -> int:

@@ -28,7 +28,7 @@ from power_agent.failpoints import passing
 from power_agent.guards import AnyGuard, name_of, settled
 from power_agent.limits import PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
-from power_agent.offer import too_late
+from power_agent.offer import offered, too_late
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.secrets import Secrets, UnknownSecret
@@ -165,8 +165,8 @@ class Executor:
     def _wrong(self, state: SessionState, made: Call, tool: Tool | None) -> e.Failure | None:
         """Say what is wrong with a call as the model made it."""
         if tool is None:
-            late = too_late(self._tools, state)
-            known = ", ".join(name for name in self._tools.names if name not in late) or "none"
+            names = [spec.name for spec in offered(self._tools, state)] if too_late(self._tools, state) else self._tools.names
+            known = ", ".join(names) or "none"
             return e.Failure(code="unknown_tool", message=f"There is no tool {made.name!r}. The tools are: {known}. Nothing was run.")
         if made.malformed is not None:
             return e.Failure(code="malformed_arguments", message=f"The arguments of {made.name} are not a JSON object: {_not_an_object(made.malformed)}. It was not run.")
@@ -193,7 +193,8 @@ class Executor:
         tool = self._tools.get(call.call.name)
         bound = None if tool is None else bound_by(tool, call.call, state)  # nothing came in since it was judged: the same as then
         key = idempotency_key(state.nonce, made)
-        return ToolContext(session=state.session, call=made, attempt=call.attempt, idempotency_key=key, deps=self._deps, progress=progress, binds=bound)
+        late = too_late(self._tools, state)
+        return ToolContext(session=state.session, call=made, attempt=call.attempt, idempotency_key=key, deps=self._deps, progress=progress, binds=bound, late=late)
 
     @staticmethod
     def _progress(glimpse: Callable[[Glimpsed], None], state: SessionState, call: str) -> Callable[[str], None]:

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from power_agent import events as e
 from power_agent.gauge import crude, of_prefix, of_tool
 from power_agent.limits import MAX_FOUND_AT_ONCE, MAX_FOUND_TOKENS, MAX_INDEXED_WORDS, MAX_TOOL_TOKENS, MAX_TOOLS
+from power_agent.offer import too_late
 from power_agent.ports import Tool, ToolContext, ToolSpec
 from power_agent.ranking import Ranking, words_of
 from power_agent.recall import OwnTool, Recall
@@ -74,6 +75,7 @@ class Finding:
         self._recall = recall
         self._search = search
         self._kept: _Shelf | None = None
+        self._begun: _Shelf | None = None
         self._own = SearchTools(self)
 
     def get(self, name: str) -> Tool | None:
@@ -103,12 +105,12 @@ class Finding:
 
     def specs_for(self, state: SessionState) -> tuple[ToolSpec, ...]:
         """Return what a session's model is shown. With a search the tools for recalling are there from the beginning: they would
-        come between what was found before and after.
+        come between what was found before and after. Whether there is a search goes by the tools that an open turn may have.
         """
-        shelf = self.shelf
+        shelf = self.without(too_late(self, state))
         if shelf.ranking is None:
             return self._recall.specs_for(state)
-        return (*self.specs, *(shelf.others[name] for name in state.found if name in shelf.others))
+        return (*shelf.shown, SPEC, *self._recall.own_specs, *(shelf.others[name] for name in state.found if name in shelf.others))
 
     @property
     def shelf(self) -> _Shelf:
@@ -117,6 +119,15 @@ class Finding:
         if self._kept is None or (self._kept.specs is not specs and self._kept.specs != specs):
             self._kept = self._shelved(specs)
         return self._kept
+
+    def without(self, late: Collection[str]) -> _Shelf:
+        """The tools without those that came too late for an open turn."""
+        if not late:
+            return self.shelf
+        specs = tuple(spec for spec in self._recall.specs if spec.name not in late)
+        if self._begun is None or self._begun.specs != specs:
+            self._begun = self._shelved(specs)
+        return self._begun
 
     def _shelved(self, specs: tuple[ToolSpec, ...]) -> _Shelf:
         search, taken = self._search, self._recall.get(SEARCH) is not None
@@ -127,9 +138,9 @@ class Finding:
         others = {spec.name: spec for spec in specs if spec.name not in names}
         return _Shelf(specs, shown, others, Ranking(_words(spec) for spec in others.values()))
 
-    def found(self, query: str, most: int) -> list[ToolSpec]:
+    def found(self, query: str, most: int, late: Collection[str] = ()) -> list[ToolSpec]:
         """Return the tools that speak most of what is looked for, the best first; one that is called by its name is the best."""
-        shelf = self.shelf
+        shelf = self.without(late)
         if shelf.ranking is None:
             return []
         places, specs = shelf.ranking.best(words_of(query), most), list(shelf.others.values())
@@ -152,9 +163,9 @@ class SearchTools(OwnTool):
     def __init__(self, finding: Finding) -> None:
         self._finding = finding
 
-    async def run(self, arguments: Mapping[str, Any], context: ToolContext) -> dict[str, JsonValue]:  # noqa: ARG002
+    async def run(self, arguments: Mapping[str, Any], context: ToolContext) -> dict[str, JsonValue]:
         """Return what was found, by name and with what it does."""
-        hits = self._finding.found(arguments["query"], min(arguments.get("limit", MAX_FOUND_AT_ONCE), MAX_FOUND_AT_ONCE))
+        hits = self._finding.found(arguments["query"], min(arguments.get("limit", MAX_FOUND_AT_ONCE), MAX_FOUND_AT_ONCE), context.late)
         told: list[JsonValue] = [{"name": spec.name, "does": " ".join(spec.description.split())[:EXCERPT_CHARACTERS]} for spec in hits]
         return {"found": told, "note": "They can be called from now on." if told else "Nothing was found. Say it in other words."}
 

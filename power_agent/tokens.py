@@ -156,12 +156,15 @@ class _Costs(dict[str, float]):
     """What pieces of ASCII cost. There a piece alone says of what kind it is, and words come again: most are known by now."""
 
     most = 20_000
+    longest = 64  # characters; longer ones hardly come again, and would be kept for nothing
 
     def __missing__(self, piece: str) -> float:
         if len(self) >= self.most:
             self.clear()
         found = _PIECES.fullmatch(piece)
-        self[piece] = cost = _cost(found.lastgroup or "" if found else "", piece)
+        cost = _cost(found.lastgroup or "" if found else "", piece)
+        if len(piece) <= self.longest:
+            self[piece] = cost
         return cost
 
 

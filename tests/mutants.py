@@ -394,11 +394,14 @@ MUTANTS = (
     # -- what users test with ------------------------------------------------------------------------------------------
     Mutant("a script that was not said", "testing/plugin.py", "        if said < lines:\n", "        if False:\n", "testing_kit"),
     Mutant("a live model in a test", "testing/plugin.py", "    if asked:\n", "    if False:\n", "testing_kit"),
-    Mutant("a turn that begins with yesterday's configuration", "drive/steps.py", "() if config == self.state.config else", "() if True else", "open_turn"),
+    Mutant("a turn that begins with yesterday's configuration", "drive/steps.py", "() if now == was or", "() if True or", "open_turn"),
     Mutant("an open turn that is given new tools", "offer.py", "{*tools.standing}.difference", "set().difference", "open_turn"),
     Mutant("a call of a tool that the turn did not begin with", "executor.py", "and name in too_late(self._tools, state)", "and False", "open_turn"),
     Mutant("an open turn that changes its model", "offer.py", "recorded(model, state) or model", "model", "open_turn"),
     Mutant("a commit of its own for who came first", "store/sqlite.py", "        if self._crowded:\n", "        if False:\n", "store"),
+    Mutant("an open turn that begins to look for its tools", "finding.py", "self.without(too_late(self, state))", "self.shelf", "open_turn"),
+    Mutant("a summary by the next turn's model", "compaction.py", "self._summariser or answering(self._model, state)", "self._summariser or self._model", "open_turn"),
+    Mutant("a taint by what is not shown", "drive/questions.py", "strange.difference(too_late(self._tools, state))", "strange", "open_turn"),
     Mutant("an error without its cure", "cli/teaching.py", '        "commands": commands,', '        "commands": [],', "teaching"),
 )
 

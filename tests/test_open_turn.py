@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from test_shelves import Shelf
 
 from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, tool
 from power_agent import events as e
+from power_agent.clock import HeldClock
+from power_agent.finding import ToolSearch
 from power_agent.guards import guard
 from power_agent.models import Failover, model
 from power_agent.policy import Allow, Ask
 from power_agent.settling import Approve
+from power_agent.strategies import Summarise
 from power_agent.testing.speaking import Loopback, Said, head, in_turn, saying
+from power_agent.tools.define import FunctionTool
 
 SERVER = ChatServer()
 ACT = Said(calls=(Call("act", {"what": "it"}),), finish="calls")
@@ -68,9 +73,11 @@ class Seen:
         return [[one.name for one in request.tools] for request in self.requests]
 
 
-async def begun(path: Path, answering: Any, **more: Any) -> None:
+async def begun(path: Path, answering: Any, first: Sequence[str] = (), **more: Any) -> None:
     """Leave a session behind whose turn is open: a call waits for a person, who says yes."""
     async with StatefulAgentLoop(answering, store=path, policy=asks, **{"tools": [act, before], "system": "old", **more}) as loop:
+        for text in first:
+            await loop.send(text, "s")
         result = await loop.send("go", "s")
         assert result.status == "waiting"
         await loop.settle("s", result.pending[0].id, Approve())
@@ -95,6 +102,15 @@ async def test_prompt_settings_limits_and_tools_are_those_it_began_with(tmp_path
     assert next(place for place, one in enumerate(kept) if isinstance(one, e.TurnEnded)) < place
 
 
+async def test_what_is_the_same_in_the_log_is_no_change(tmp_path):
+    """JSON knows no tuples and no numbers as names; nothing was changed by writing it down."""
+    for _ in range(2):
+        async with StatefulAgentLoop(Seen("m").model, store=tmp_path / "log.db", settings={"stop": ("a", "b"), "bias": {1: 2}}) as loop:
+            await loop.send("one", "s")
+            await loop.send("two", "s")
+            assert await loop.history("s", kinds=["session.configured"]) == []
+
+
 async def test_what_it_did_not_begin_with_it_cannot_call(tmp_path):
     """Neither by chance nor by somebody's advice; the answer names the tools it has. No guard is asked about it."""
     path, asked = tmp_path / "log.db", list[str]()
@@ -114,6 +130,19 @@ async def test_what_it_did_not_begin_with_it_cannot_call(tmp_path):
     assert seen.tools == [["act", "before"], ["act", "before"]]
 
 
+async def test_a_strangers_tool_that_came_later_taints_the_turn_that_has_it(tmp_path):
+    """The open turn is shown nothing of it; with the next one begins what cannot be trusted."""
+    path = tmp_path / "log.db"
+    await begun(path, Seen("m", [Call("act", {"what": "it"})]).model)
+    (strange,) = many("strange")
+    strange.foreign = True
+    async with StatefulAgentLoop(Seen("m").model, store=path, policy=asks, tools=[act, before, strange], system="old") as loop:
+        assert (await loop.resume("s")).status == "completed"
+        assert (await loop.state("s")).taint is None
+        await loop.send("again", "s")
+        assert (await loop.state("s")).taint is not None
+
+
 async def test_a_tool_that_is_gone_is_not_offered(tmp_path):
     """What was recorded and is not here any more cannot be had; the rest goes on."""
     path = tmp_path / "log.db"
@@ -122,6 +151,48 @@ async def test_a_tool_that_is_gone_is_not_offered(tmp_path):
     async with StatefulAgentLoop(seen.model, store=path, policy=asks, tools=[act]) as loop:
         assert (await loop.resume("s")).text == "Done."
     assert seen.tools == [["act"]]
+
+
+def many(*names: str) -> list[FunctionTool]:
+    """Tools that send mail, by their names."""
+    made = list[FunctionTool]()
+    for name in names:
+
+        def send(what: str) -> str:
+            """Send mail."""
+            return what
+
+        send.__name__ = name
+        made.append(FunctionTool(send))
+    return made
+
+
+async def test_a_turn_of_few_tools_does_not_begin_to_look_for_them(tmp_path):
+    """There are so many by now that they are looked for: from the next turn on. The open one is shown all it has."""
+    path, crowd = tmp_path / "log.db", many(*(f"new{number}" for number in range(9)))
+    await begun(path, Seen("m", [Call("act", {"what": "it"})]).model)
+    seen = Seen("m", [Call("new1", {"what": "x"})])
+    async with StatefulAgentLoop(seen.model, store=path, policy=asks, tools=[act, before, *crowd], tool_search=ToolSearch(above_tools=5, always=("act",))) as loop:
+        assert (await loop.resume("s")).status == "completed"
+        await loop.send("again", "s")
+        failures = [one.event.failure for one in await loop.history("s", kinds=["call.failed"])]
+    assert seen.tools[:2] == [["act", "before"]] * 2
+    assert seen.tools[2][:2] == ["act", "search_tools"]
+    assert failures[0].message.endswith("The tools are: act, before. Nothing was run.")
+
+
+async def test_a_search_finds_what_the_turn_began_with(tmp_path):
+    """What it says can be called can be called."""
+    path, crowd = tmp_path / "log.db", many(*(f"old{number}" for number in range(9)))
+    search = ToolSearch(above_tools=5)
+    await begun(path, Seen("m", [Call("act", {"what": "it"})]).model, tools=[act, *crowd], tool_search=search)
+    seen = Seen("m", [Call("search_tools", {"query": "later"})], [Call("search_tools", {"query": "old7 mail"})], [Call("old7", {"what": "x"})])
+    async with StatefulAgentLoop(seen.model, store=path, policy=asks, tools=[act, later, *crowd], tool_search=search) as loop:
+        assert (await loop.resume("s")).status == "completed"
+        outputs = [one.event.output for one in await loop.history("s", kinds=["call.succeeded"])]
+    assert outputs[1]["found"] == []
+    assert outputs[2]["found"][0]["name"] == "old7"
+    assert outputs[3] == "x"
 
 
 async def test_shelves_are_as_they_are_now(tmp_path):
@@ -198,6 +269,28 @@ async def test_a_chain_that_became_one_and_one_that_became_a_chain(tmp_path):
         await one.aclose()
 
 
+async def test_another_model_has_the_keys_that_were_there_at_first(monkeypatch):
+    """Who takes a key out of the environment for safety can resume all the same, and no key comes in that nobody hides."""
+    monkeypatch.setenv("OPENAI_API_KEY", "first-key,second-key")
+    made = model("openai:a")
+    monkeypatch.setenv("OPENAI_API_KEY", "later-key")
+    assert {one.secrets["model-key"].reveal() for one in made.another("openai:b").members} == {"first-key", "second-key"}
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert made.another("openai:c").members[0].name == "openai:c"
+    assert [made.another(name) for name in ("openai:", "openai", "", "openai:a,", "#2")] == [None] * 5
+    await made.aclose()
+
+
+def test_a_chain_of_members_keeps_what_was_said_of_the_chain():
+    """Its window, and the clock its circuits go by; and what it learnt of who is well."""
+    clock, models = HeldClock(), [ScriptedModel([], name=name) for name in "abc"]
+    chain = Failover(models, context_window=9_000, clock=clock)
+    part = chain.another("c,a")
+    assert chain.another("c,a") is part
+    clock.move(5)
+    assert (part.name, part.context_window, part.now()) == ("c,a", 9_000, clock.elapsed())
+
+
 async def test_a_model_of_another_provider_is_stood_in_for(tmp_path, caplog):
     """Its key is not here, perhaps for a reason: this process's own goes on, says so once, and the log names who was asked."""
     path = tmp_path / "log.db"
@@ -209,6 +302,33 @@ async def test_a_model_of_another_provider_is_stood_in_for(tmp_path, caplog):
             asked = [one.event.model for one in await loop.history("s", kinds=["model.asked"])]
     assert asked == ["elsewhere:m", "here:m", "here:m", "here:m"]
     assert [one.getMessage() for one in caplog.records] == ["Turn 1 of session 's' began with the model elsewhere:m, which this process does not have: here:m goes on."]
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_its_summaries_are_made_by_the_model_it_began_with(tmp_path, own):
+    """Unless one is named for summaries. No price of a model that is not asked is missed."""
+
+    @tool(name="act")
+    def much(what: str) -> str:
+        """Say much."""
+        return f"{what} " * 3_000
+
+    path, asked = tmp_path / "log.db", list[str]()
+    free = {"tools": [much], "compaction": Summarise(), "limits": Limits(max_context_tokens=4_000, max_cost_usd_per_session=1)}
+
+    def priced(name: str, *script: Any) -> Any:
+        made = Seen(name, *script).model
+        made.cost = lambda _usage: 0
+        return made
+
+    await begun(path, priced("a", "x " * 900, "x " * 900, [Call("act", {"what": "it"})]), first=("one " * 600, "two " * 600), **free)
+    unpriced = ScriptedModel(lambda _request: "Not asked.", name="b")
+    summary = None if own else {"summary": priced("small")}
+    chain = Failover([unpriced, priced("a")])
+    async with StatefulAgentLoop(chain, store=path, policy=asks, models=summary, **free) as loop:
+        assert (await loop.resume("s")).text == "Done."
+        asked += [f"{one.event.model} {one.event.purpose}" for one in await loop.history("s", kinds=["model.asked"])]
+    assert asked[3:] == ["a summary" if own else "small summary", "a turn"]
 
 
 async def test_its_context_is_as_large_as_its_model_reads(tmp_path):

@@ -13,6 +13,7 @@ from power_agent import Answer, Limits, ScriptedModel, StatefulAgentLoop, Usage
 from power_agent.errors import InvalidInput, PriceUnknown
 from power_agent.models import Failover, model
 from power_agent.models.prices import Card, Entry, entries
+from power_agent.state import SessionState
 from power_agent.testing.speaking import Loopback, Said, head, saying
 
 FULL = {"input": 3, "output": 15, "cached": 0.3, "cache_written": 3.75, "reasoning": 20}
@@ -243,8 +244,8 @@ async def test_roles_may_be_names(tmp_path):
     """Models made from names are closed with the loop, and get their prices; a role that nobody knows is refused."""
     loop = StatefulAgentLoop("vllm:big", models={"summary": "vllm:small"}, prices={"vllm:small": {"input": 1, "output": 2}}, store=tmp_path / "log.db")
     async with loop:
-        assert (loop._model.name, loop._compactor.summariser.name) == ("vllm:big", "vllm:small")
-        assert (loop._model.cost(Usage(1, 1)), loop._compactor.summariser.cost(Usage(1, 1))) == (None, 3_000)
+        assert (loop._model.name, loop._compactor.summariser(SessionState("s")).name) == ("vllm:big", "vllm:small")
+        assert (loop._model.cost(Usage(1, 1)), loop._compactor.summariser(SessionState("s")).cost(Usage(1, 1))) == (None, 3_000)
     async with StatefulAgentLoop("vllm:a, vllm:b", store=tmp_path / "log.db") as loop:
         assert loop._model.name == "vllm:a,vllm:b"
     for arguments, what in ((("a:m", {"sumary": "b:m"}), "no role 'sumary'"), (("ollama:m", {"main": "b:m"}), "said twice"), ((None, {"summary": "b:m"}), "no model to answer")):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from power_agent import Call, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, tool
+from power_agent import Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, tool
 from power_agent.errors import SessionClosed, SessionErased, StoreClosed
 from power_agent.guards import guard
 from power_agent.policy import Refuse
@@ -46,6 +46,17 @@ def make(store, script=said) -> StatefulAgentLoop:
     return StatefulAgentLoop(ScriptedModel(script), store=store)
 
 
+@tool(recovery="rerun")
+def look() -> str:
+    """Look."""
+    return "seen"
+
+
+def twice(request: Any) -> Any:
+    """Look twice."""
+    return "Done." if request.replies > 1 else [Call("look", {})]
+
+
 async def inputs(loop, session="s") -> dict[int, str]:
     return {kept.seq: kept.event.parts[0].text for kept in await loop.history(session, kinds=["input.received"])}
 
@@ -54,6 +65,27 @@ async def rest(loop, session="s") -> None:
     async with asyncio.timeout(10):
         while (state := await loop.state(session)).turn or state.inputs:
             await asyncio.sleep(0.005)
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_input_that_comes_while_a_turn_is_continued(tmp_path):
+    """What was asked for is still done when the beginning of the turn could not be kept the first time."""
+    async with Between(tmp_path / "log.db") as store:
+        limited = StatefulAgentLoop(ScriptedModel(twice), store=store, tools=[look], limits=Limits(max_rounds_per_turn=1))
+        assert (await limited.send("first", "s")).status == "limit"
+        loop = StatefulAgentLoop(ScriptedModel(twice), store=store, tools=[look])
+
+        async def quicker() -> None:
+            await loop.send("theirs", "s", when_busy="queue", wait=False)
+
+        store.appending = ("turn.started", quicker)
+        assert (await loop.resume("s")).status == "completed"
+        await rest(loop)
+        state = await loop.state("s")
+        assert [kept.event.continues for kept in await loop.history("s", kinds=["turn.started"])] == [None, 1, None]
+        assert state.config.limits == Limits()
 
 
 # -- sending -----------------------------------------------------------------------------------------------------------

@@ -106,6 +106,15 @@ def test_what_is_known_of_pieces_is_bounded(monkeypatch):
     assert len(costs) <= 100
 
 
+def test_long_pieces_are_not_kept(monkeypatch):
+    """A genome is one word, and so is the next one: twenty thousand of them are more than a process should hold."""
+    costs = tokens._Costs()
+    monkeypatch.setattr(tokens, "_COSTS", costs)
+    words = ["acgt" * 5_000 + "a" * number for number in range(20)]
+    assert [estimate(word) for word in words] == [estimate(word) for word in words]
+    assert sum(map(len, costs)) == 0
+
+
 @pytest.mark.parametrize("text", PUBLISHED)
 def test_estimate_is_sane(text):
     """Within a quarter, or two tokens, of counts that a cookbook and the announcement of a model published."""

@@ -20,7 +20,7 @@ from power_agent.gauge import of_part
 from power_agent.guards import Asking, Guards, name_of, settled
 from power_agent.machine import LAST, AskModel
 from power_agent.messages import ContentPart, Text
-from power_agent.offer import answering, offered, recorded
+from power_agent.offer import answering, offered, recorded, too_late
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Glimpse, Glimpsed, Model, ModelReply, ModelRequest, Tools, ToolSpec
 from power_agent.prefix import Prefix
@@ -60,7 +60,7 @@ class Questions:
     async def ask(self, step: AskModel) -> None:
         """Record the intent, ask, and stage the answer or the failure."""
         self._say_who_stands_in()
-        self._attempts.check_priced(self._answering(), self._compactor.summariser)
+        self._attempts.check_priced(self._answering(), self._compactor.summariser(self._ledger.state))
         around = await self._surroundings(step)
         if around is None:
             return
@@ -148,7 +148,8 @@ class Questions:
         state = self._ledger.state
         if state.taint is not None or (state.turn is not None and any(tool.foreign for tool in state.turn.config.tools)):
             return False  # the log knows already
-        return any(tool.foreign for tool in self._tools.refs)
+        strange = {tool.name for tool in self._tools.refs if tool.foreign}
+        return bool(strange.difference(too_late(self._tools, state)))
 
     def _request(self, step: AskModel, state: SessionState, asked: e.ModelAsked) -> ModelRequest:
         """Put together what will be sent."""

@@ -63,7 +63,7 @@ class Drive:
         self._sink = sink
         self._clock = clock
         self._guards = guards
-        self._go_on = go_on
+        self._continues = state.turns if go_on else None
         self._config = config
         self._compactor = compactor or Compactor(model, tools)
         self._ledger = Ledger(sink, store, clock, state)
@@ -136,7 +136,6 @@ class Drive:
         step = self._next()
         match step:
             case TakeInput() | Tell():
-                self._go_on = False
                 self._ledger.stage(*self._begun(step))
             case AskModel():
                 self._summaries.begin_anew()
@@ -158,7 +157,8 @@ class Drive:
 
     def _next(self) -> Step:
         """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
-        facts = Facts(running=frozenset(self._calls.running), go_on=self._go_on, cannot_compact=self._summaries.stuck)
+        go_on = self.state.turns == self._continues  # until a turn began: one that was only staged may have been let go
+        facts = Facts(running=frozenset(self._calls.running), go_on=go_on, cannot_compact=self._summaries.stuck)
         step = decide(self.state, self._clock.now(), facts)
         if not isinstance(step, AskModel):
             return step
@@ -172,8 +172,9 @@ class Drive:
         """Return the facts that begin something. A turn begins with the present configuration, and keeps it to its end."""
         if isinstance(step, Tell):
             return (e.NoteAdded(text=step.text, why=step.why),)
-        config = self.state.config if self._config is None else self._config()
-        changed = () if config == self.state.config else (e.SessionConfigured(config=config),)
+        was = e.SessionConfigured(config=self.state.config)
+        now = was if self._config is None else e.SessionConfigured(config=self._config())
+        changed = () if now == was or e.encode(now) == e.encode(was) else (now,)  # a tuple in the settings is a list in the log
         return (*changed, e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
 
     def _somebody_looks(self) -> bool:

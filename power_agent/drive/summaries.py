@@ -13,7 +13,7 @@ from power_agent.errors import IllegalMove, InvalidInput, ModelError
 from power_agent.limits import MAX_COMPACTIONS, MAX_SUMMARY_ATTEMPTS
 from power_agent.machine import AskModel
 from power_agent.messages import Message, Text
-from power_agent.ports import ModelReply, ModelRequest, Tried
+from power_agent.ports import Model, ModelReply, ModelRequest, Tried
 from power_agent.sink import opened
 
 _log = logging.getLogger("power_agent")
@@ -35,6 +35,10 @@ class Summaries:
         """Whether nothing makes the context as it stands smaller."""
         return self._stuck is not None and self._stuck == self._words()
 
+    @property
+    def _summariser(self) -> Model:
+        return self._compactor.summariser(self._ledger.state)
+
     def begin_anew(self) -> None:
         """The context fits: whatever is tried from here on is tried for another reason."""
         self._tried = 0
@@ -46,7 +50,7 @@ class Summaries:
 
     async def compact(self, by: str | None = None, *, asked_for: bool = False) -> None:
         """Make the context smaller, or remember that nothing does."""
-        self._attempts.check_priced(self._compactor.summariser)
+        self._attempts.check_priced(self._summariser)
         here = self._words()
         if not await self._ledger.keep():  # a range names events by their place: they must have one
             return
@@ -79,7 +83,7 @@ class Summaries:
         while self._ledger.state.cancel is None:
             before = self._ledger.state.request or self._ledger.state.setback
             step = AskModel(self._ledger.state.turns, 0, before.attempt + 1 if before is not None and before.purpose == "summary" else 1)
-            model = self._attempts.chosen(self._compactor.summariser, step.attempt, tried)
+            model = self._attempts.chosen(self._summariser, step.attempt, tried)
             cost, tokens = self._attempts.reserve(model, count(instructions) + count(text))
             self._ledger.stage(
                 e.ModelAsked(turn=step.turn, round=0, attempt=step.attempt, purpose="summary", model=model.name, reserved_tokens=tokens, reserved_cost_nano_usd=cost)
@@ -112,7 +116,7 @@ class Summaries:
 
     async def _summary_failed(self, step: AskModel, error: ModelError) -> None:
         """Keep that an attempt failed and wait for the next one, or raise when there is none."""
-        self._ledger.stage(failed := self._attempts.failed(step, error, attempts_of(self._compactor.summariser, MAX_SUMMARY_ATTEMPTS)))
+        self._ledger.stage(failed := self._attempts.failed(step, error, attempts_of(self._summariser, MAX_SUMMARY_ATTEMPTS)))
         if failed.not_before is None:
             raise error
         while not await self._ledger.keep():

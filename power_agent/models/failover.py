@@ -51,6 +51,7 @@ class Failover:
         self._clock = clock or SystemClock()
         self.members: list[Model] = members
         self._links = [_Link(name, one) for name, one in zip(_names(members), members, strict=True)]
+        self._parts: dict[str, Failover] = {}
         self._window = context_window
         self.name = ",".join(link.name for link in self._links)
 
@@ -101,13 +102,18 @@ class Failover:
         found = [self._one(one) for one in wanted]
         if None in found:
             return None
-        return found[0] if len(found) == 1 else Failover([one for one in found if one is not None])
+        return found[0] if len(found) == 1 else self._chain(one for one in found if one is not None)
 
     def _one(self, name: str) -> Model | None:
         same = [one for one in self.members if one.name == name]
         if same:
-            return same[0] if len(same) == 1 else Failover(same)  # with several keys
+            return same[0] if len(same) == 1 else self._chain(same)  # with several keys
         return next((found for one in self.members if (found := getattr(one, "another", lambda _name: None)(name))), None)
+
+    def _chain(self, models: Iterable[Model]) -> Failover:
+        """Return a chain of some of them; the same one each time, for it knows who is well."""
+        made = Failover(models, context_window=self._window, clock=self._clock)
+        return self._parts.setdefault(made.name, made)
 
     @property
     def attempts(self) -> int:

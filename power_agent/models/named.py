@@ -71,7 +71,8 @@ def model(  # noqa: PLR0913  what a connection is made of
     address = base_url or os.environ.get(known.address or "") or _filled(known.base_url, provider)
     service = Service(speaker=known.speaker, path=_path(known, wanted, provider), key_header=known.key_header)
     card = Card(entries(prices).get(name), None if known.prices is None else (known.prices, wanted))
-    kin = Kin(provider, partial(model, base_url=base_url, api_key=api_key, headers=headers, client=client, stream=stream, prices=prices, pace=pace, bounds=bounds))
+    own = [key for key in keys if key is not None] or None  # the environment may be another one when they are made, and only these keys are hidden
+    kin = Kin(provider, partial(model, base_url=address, api_key=own, headers=headers, client=client, stream=stream, prices=prices, pace=pace, bounds=bounds))
     made = [
         HTTPModel(
             _format(known),
@@ -104,7 +105,7 @@ class Kin:
     def get(self, name: str) -> Model | None:
         """Return the one, or the chain, of that name; None: it is of another provider."""
         wanted = plain(name)
-        if any(one.partition(":")[0] != self._provider for one in wanted):
+        if not all(one.startswith(f"{self._provider}:") and one != f"{self._provider}:" for one in wanted):
             return None
         if name not in self._made:
             made = [self._make(one) for one in wanted]

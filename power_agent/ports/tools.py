@@ -13,8 +13,9 @@ from power_agent.word import Word, word
 
 
 class ToolContext:
-    """What a running tool knows about its call; `binds` is what the call was judged with beside its arguments. Tools that cannot be
-    stopped (threads) set `still_alive`, and `left`: what came of it in the end as (value, error), also when nobody waited that long.
+    """What a running tool knows about its call; `binds` is what the call was judged with beside its arguments, `late` are the names of
+    tools that its turn did not begin with and cannot call. Tools that cannot be stopped (threads) set `still_alive`, and `left`: what came
+    of it in the end as (value, error), also when nobody waited that long.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class ToolContext:
         deps: Any = None,
         progress: Callable[[str], None] | None = None,
         binds: Mapping[str, JsonValue] | None = None,
+        late: Collection[str] = (),
     ) -> None:
         self.session = session
         self.call = call
@@ -34,6 +36,7 @@ class ToolContext:
         self.idempotency_key = idempotency_key
         self.deps = deps
         self.binds: Mapping[str, JsonValue] = binds or {}
+        self.late = late
         self.cancelled = False
         self.still_alive: Callable[[], bool] = lambda: False
         self.left: Awaitable[tuple[Any, BaseException | None]] | None = None

@@ -41,7 +41,8 @@ class Cover:
         signs = [sign.encode("utf-8", "surrogatepass") for sign in dict.fromkeys((*self.marks, *within))]
         self._anywhere = tuple(sign for sign in signs if len(sign) < _RUN or sign.strip(_LETTERS))
         triggers = {trigger.encode() for shape in self.shapes if not (shape.loud or shape.quick) for trigger in shape.triggers}
-        self._in_runs = _any_of((*(sign for sign in signs if sign not in self._anywhere), *sorted(triggers)))
+        self._in_runs = tuple(sign for sign in signs if sign not in self._anywhere)
+        self._beginnings = _any_of(sorted(triggers))
         self._loud = tuple(sorted({word.encode() for shape in self.shapes for word in shape.loud}))
         self._quick = tuple(re.compile(shape.whole.encode()) for shape in self.shapes if shape.quick)
         ours = {*self.marks.values(), *(MARK.format(name=shape.name) for shape in self.shapes)}
@@ -55,12 +56,13 @@ class Cover:
         """Say the same of a text's bytes."""
         if any(map(text.__contains__, self._anywhere)) or any(one.search(text) for one in self._quick):
             return True
-        if self._in_runs is None:
+        if not (self._in_runs or self._beginnings):
             return False
         runs = _runs(text)
         if not runs:
             return False
-        if self._in_runs.search(b" ".join(runs)):
+        long_words = b" ".join(runs)
+        if any(map(long_words.__contains__, self._in_runs)) or (self._beginnings and self._beginnings.search(long_words)):
             return True
         if self.marks and any(len(run) > 55 for run in runs) and _WRAPPED.search(text):  # noqa: PLR2004  as long as a line
             return True
@@ -141,7 +143,7 @@ class Cover:
 
 
 def _any_of(signs: Collection[bytes]) -> re.Pattern[bytes] | None:
-    """Return what finds any of these: one look for all of them costs less than one for each."""
+    """Return what finds any of these, which are short: one look for all of them costs less than one for each. Of long ones it costs more."""
     return re.compile(b"|".join(map(re.escape, signs))) if signs else None
 
 
