@@ -438,6 +438,7 @@ class Stage:
         self._folder = folder
         self._numbers = itertools.count()
         self._endings: dict[int, int] = {}
+        self._heard = b""
 
     def __enter__(self) -> Self:
         house = Path(__file__).resolve().parent
@@ -470,17 +471,25 @@ class Stage:
         return self._endings[pid]
 
     def _told(self, what: str, until: float) -> dict[str, Any]:
-        assert self._process.stdout
         while True:
-            with selectors.DefaultSelector() as waiting:
-                waiting.register(self._process.stdout, selectors.EVENT_READ)
-                pending = bool(self._process.stdout.peek(1)) if waiting.select(0) else bool(waiting.select(max(0.0, until - time.monotonic())))  # type: ignore[attr-defined]
-            assert pending, f"nobody {what} in time"
-            line = json.loads(self._process.stdout.readline())
+            line = json.loads(self._line(what, until))
             if line["what"] == "ended":
                 self._endings[line["pid"]] = line["status"]
             if line["what"] == what:
                 return line
+
+    def _line(self, what: str, until: float) -> bytes:
+        """Return the next line. What is told at once is heard at once: a second line may be here already, and then nothing more comes."""
+        assert self._process.stdout
+        while b"\n" not in self._heard:
+            with selectors.DefaultSelector() as waiting:
+                waiting.register(self._process.stdout, selectors.EVENT_READ)
+                assert waiting.select(max(0.0, until - time.monotonic())), f"nobody {what} in time"
+            chunk = os.read(self._process.stdout.fileno(), 65536)
+            assert chunk, f"the stage is gone, and nobody {what}"
+            self._heard += chunk
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line
 
 
 def direct() -> None:

@@ -414,6 +414,14 @@ async def test_a_fresh_file_opened_by_many_at_once(stage, tmp_path, crowd, round
         assert await scenes.faults(tmp_path / f"{number}.db") == []
 
 
+def test_ends_that_are_told_at_once_are_all_heard(stage, tmp_path):
+    """The stage of these races is itself one: two who are over before anybody asks have both ended, and nobody waits for more."""
+    actors = [stage.play("opening", tmp_path / f"{number}.db", tmp_path / "journal") for number in range(2)]
+    scenes.until(lambda: not any(actor.alive() for actor in actors))
+    time.sleep(0.1)
+    assert [actor.wait(10) for actor in actors] == [0, 0]
+
+
 # -- forks of the process --------------------------------------------------------------------------------------------------
 
 FORKED = """
