@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import itertools
 import json
 import os
@@ -535,9 +536,11 @@ def _reap(actors: set[int]) -> None:
 
 
 def _warm_up() -> None:
-    """Build what is built when first needed: every kind of event's reader and writer."""
+    """Build what is built when first needed: every kind of event's reader and writer. What is there is not looked at by the actors' collectors."""
     for kind in e.EVENTS:
         e._tongue(kind)
+    gc.collect()
+    gc.freeze()
 
 
 def _fork(order: dict[str, Any]) -> int:
