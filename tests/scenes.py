@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from handiwork import handiwork
+from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from power_agent import ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, failpoints, files, process
 from power_agent import events as e
@@ -258,7 +259,7 @@ async def second_life(path: str, journal: str) -> None:
         for row in rows:
             begun = time.monotonic()
             state = await pen.claim(sink, row.session)
-            assert time.monotonic() - begun < 5, "it waited for a lease of 30 s"
+            assert time.monotonic() - begun < PROMPT_SECONDS, "it waited for a lease of 30 s"
             state = await to_rest(pen, sink, state)
             if state.place == "idle":
                 state = await pen.record(sink, state, *taken(state, "are you there?"))
@@ -409,7 +410,7 @@ class Actor:
         self.pid = pid
         self.errors = errors
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Wait for its end; return 0, 1 or minus the signal that ended it."""
         return self._stage.ended(self.pid, seconds)
 
@@ -427,7 +428,7 @@ class Actor:
             self.signal(signal.SIGKILL)
         return self.wait()
 
-    def ends_well(self, seconds: float = 60.0) -> None:
+    def ends_well(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Demand that it plays to the end."""
         assert self.wait(seconds) == 0, self.errors.read_text(encoding="utf-8")
 
@@ -451,7 +452,7 @@ class Stage:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()  # it kills whoever is left and goes
-        self._process.wait(20)
+        self._process.wait(PATIENCE_SECONDS)
         self._process.stdout.close()
 
     def play(self, scene: str, *cast: Any, failpoint: str | None = None) -> Actor:
@@ -462,7 +463,7 @@ class Stage:
             json.dumps({"scene": scene, "cast": [str(one) if isinstance(one, Path) else one for one in cast], "failpoint": failpoint, "errors": str(errors)}).encode() + b"\n"
         )
         self._process.stdin.flush()
-        return Actor(self, self._told("started", time.monotonic() + 20)["pid"], errors)
+        return Actor(self, self._told("started", time.monotonic() + PATIENCE_SECONDS)["pid"], errors)
 
     def ended(self, pid: int, seconds: float) -> int:
         """Wait for the end of an actor."""
@@ -565,7 +566,7 @@ def _fork(order: dict[str, Any]) -> int:
         os._exit(status)
 
 
-def until(truth: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(truth: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """Wait for something to become true."""
     limit = time.monotonic() + seconds
     while not (found := truth()):

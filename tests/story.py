@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import scenes
+from processes import PROMPT_SECONDS
 from scenes import Raw, Stage
 
 from power_agent import (
@@ -60,8 +61,6 @@ FORKED_BEHIND = 5
 """The answer in whose batch the branch begins: the first one of the second turn."""
 SUMMARY = "Bob was wired a hundred, and it was well."
 PERSON = "ada"
-PROMPT_SECONDS = 10.0
-"""Nobody who comes after a dead or an interrupted owner may have to wait for a lease of 30 s."""
 
 # -- the world ---------------------------------------------------------------------------------------------------------
 

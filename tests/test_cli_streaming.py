@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+from processes import PATIENCE_SECONDS
 from shell import COMMAND, Terminal, environment, piped
 from test_cli_terminal import shown
 
@@ -65,7 +66,7 @@ def busy(here):
         yield process
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE_SECONDS)
 
 
 # -- text as it comes --------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_queued_behind_a_turn(here):
         watching.until("You said: hello")
         watching.type("\x03")
         watching.end()
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) == (0, b"Done.\n"), error
 
 
@@ -248,4 +249,4 @@ def test_tail_in_a_pipe_that_closes(here):
         for _ in range(2):
             piped("send", "done", "hello", "--agent", "agent:make", cwd=here)
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
