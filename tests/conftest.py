@@ -10,6 +10,9 @@ import pytest
 import shell
 from hypothesis import HealthCheck, settings
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes are started: what they import is compiled once
+sys.dont_write_bytecode = False
+
 settings.register_profile(
     "seeded", derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 )

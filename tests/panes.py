@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from needs import needs
+from processes import PATIENCE_SECONDS
 from shell import COMMAND, environment
 
-PATIENCE_SECONDS = 30.0
 SETTINGS = "set -g history-limit 30000\nset -g escape-time 0\nset -g allow-rename on\n"
 _NUMBERS = itertools.count()
 SGR = re.compile(r"\x1b\[[0-9;]*m")

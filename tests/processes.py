@@ -7,7 +7,10 @@ from pathlib import Path
 
 from power_agent.process import start_time
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 180.0
+"""Longer than anything takes on a machine that has much else to do: it guards against waiting for ever."""
+PROMPT_SECONDS = 25.0
+"""For what comes at once, and for nobody who waited for a lease of 30 s: the owner was interrupted, or is dead."""
 
 LEAVERS = {
     "setsid": "setsid sh -c 'echo $$ > one; exec sleep 1000' & while [ ! -s one ]; do sleep 0.01; done",

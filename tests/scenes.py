@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import itertools
 import json
 import os
@@ -29,6 +30,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from handiwork import handiwork
+from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from power_agent import ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, failpoints, files, process
 from power_agent import events as e
@@ -257,7 +259,7 @@ async def second_life(path: str, journal: str) -> None:
         for row in rows:
             begun = time.monotonic()
             state = await pen.claim(sink, row.session)
-            assert time.monotonic() - begun < 5, "it waited for a lease of 30 s"
+            assert time.monotonic() - begun < PROMPT_SECONDS, "it waited for a lease of 30 s"
             state = await to_rest(pen, sink, state)
             if state.place == "idle":
                 state = await pen.record(sink, state, *taken(state, "are you there?"))
@@ -408,7 +410,7 @@ class Actor:
         self.pid = pid
         self.errors = errors
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Wait for its end; return 0, 1 or minus the signal that ended it."""
         return self._stage.ended(self.pid, seconds)
 
@@ -426,7 +428,7 @@ class Actor:
             self.signal(signal.SIGKILL)
         return self.wait()
 
-    def ends_well(self, seconds: float = 60.0) -> None:
+    def ends_well(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Demand that it plays to the end."""
         assert self.wait(seconds) == 0, self.errors.read_text(encoding="utf-8")
 
@@ -438,6 +440,7 @@ class Stage:
         self._folder = folder
         self._numbers = itertools.count()
         self._endings: dict[int, int] = {}
+        self._heard = b""
 
     def __enter__(self) -> Self:
         house = Path(__file__).resolve().parent
@@ -449,7 +452,7 @@ class Stage:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()  # it kills whoever is left and goes
-        self._process.wait(20)
+        self._process.wait(PATIENCE_SECONDS)
         self._process.stdout.close()
 
     def play(self, scene: str, *cast: Any, failpoint: str | None = None) -> Actor:
@@ -460,7 +463,7 @@ class Stage:
             json.dumps({"scene": scene, "cast": [str(one) if isinstance(one, Path) else one for one in cast], "failpoint": failpoint, "errors": str(errors)}).encode() + b"\n"
         )
         self._process.stdin.flush()
-        return Actor(self, self._told("started", time.monotonic() + 20)["pid"], errors)
+        return Actor(self, self._told("started", time.monotonic() + PATIENCE_SECONDS)["pid"], errors)
 
     def ended(self, pid: int, seconds: float) -> int:
         """Wait for the end of an actor."""
@@ -470,17 +473,25 @@ class Stage:
         return self._endings[pid]
 
     def _told(self, what: str, until: float) -> dict[str, Any]:
-        assert self._process.stdout
         while True:
-            with selectors.DefaultSelector() as waiting:
-                waiting.register(self._process.stdout, selectors.EVENT_READ)
-                pending = bool(self._process.stdout.peek(1)) if waiting.select(0) else bool(waiting.select(max(0.0, until - time.monotonic())))  # type: ignore[attr-defined]
-            assert pending, f"nobody {what} in time"
-            line = json.loads(self._process.stdout.readline())
+            line = json.loads(self._line(what, until))
             if line["what"] == "ended":
                 self._endings[line["pid"]] = line["status"]
             if line["what"] == what:
                 return line
+
+    def _line(self, what: str, until: float) -> bytes:
+        """Return the next line. What is told at once is heard at once: a second line may be here already, and then nothing more comes."""
+        assert self._process.stdout
+        while b"\n" not in self._heard:
+            with selectors.DefaultSelector() as waiting:
+                waiting.register(self._process.stdout, selectors.EVENT_READ)
+                assert waiting.select(max(0.0, until - time.monotonic())), f"nobody {what} in time"
+            chunk = os.read(self._process.stdout.fileno(), 65536)
+            assert chunk, f"the stage is gone, and nobody {what}"
+            self._heard += chunk
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line
 
 
 def direct() -> None:
@@ -526,10 +537,12 @@ def _reap(actors: set[int]) -> None:
 
 
 def _warm_up() -> None:
-    """Build what is built when first needed: every kind of event's reader and writer."""
+    """Build what is built when first needed: every kind of event's reader and writer. What is there is not looked at by the actors' collectors."""
     for kind in e.EVENTS:
         e._reader(kind)
         e._writer(kind)
+    gc.collect()
+    gc.freeze()
 
 
 def _fork(order: dict[str, Any]) -> int:
@@ -554,7 +567,7 @@ def _fork(order: dict[str, Any]) -> int:
         os._exit(status)
 
 
-def until(truth: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(truth: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """Wait for something to become true."""
     limit = time.monotonic() + seconds
     while not (found := truth()):

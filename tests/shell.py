@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from processes import PATIENCE_SECONDS
+
 from power_agent import Call, Limits, ModelError, ScriptedModel, StatefulAgentLoop
 from power_agent.events import Envelope
 from power_agent.policy import Allow, Ask, Verdict, Wanted
@@ -90,7 +92,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def piped(*words: str, cwd: Path, stdin: bytes = b"", **more: str) -> Told:
     """Run a command in a pipe."""
-    ran = subprocess.run([*COMMAND, *words], cwd=cwd, input=stdin, capture_output=True, check=False, env=environment(**more), timeout=60)
+    ran = subprocess.run([*COMMAND, *words], cwd=cwd, input=stdin, capture_output=True, check=False, env=environment(**more), timeout=PATIENCE_SECONDS)
     return Told(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
 
 
@@ -109,7 +111,7 @@ class Terminal:
         """Type keys."""
         os.write(self._ours, keys.encode())
 
-    def until(self, text: str, seconds: float = 30) -> None:
+    def until(self, text: str, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until a text is shown."""
         end = time.monotonic() + seconds
         while text.encode() not in self.shown:
@@ -127,7 +129,7 @@ class Terminal:
         self.shown += chunk
         return bool(chunk)
 
-    def end(self, seconds: float = 30) -> Told:
+    def end(self, seconds: float = PATIENCE_SECONDS) -> Told:
         """Wait for the end."""
         until = time.monotonic() + seconds
         while self._read(0.1):

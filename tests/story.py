@@ -16,6 +16,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import scenes
+from processes import PROMPT_SECONDS
 from scenes import Raw, Stage
 
 from power_agent import (
@@ -59,8 +61,6 @@ FORKED_BEHIND = 5
 """The answer in whose batch the branch begins: the first one of the second turn."""
 SUMMARY = "Bob was wired a hundred, and it was well."
 PERSON = "ada"
-PROMPT_SECONDS = 10.0
-"""Nobody who comes after a dead or an interrupted owner may have to wait for a lease of 30 s."""
 
 # -- the world ---------------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ def look(place: str, ctx: ToolContext) -> str:
 async def dump(size: int, ctx: ToolContext) -> str:
     """Return a lot: it goes into a blob."""
     await _in_time(ctx, "dump", size)
-    return "0123456789" * (size // 10)
+    return "abcdefghij" * (size // 10)
 
 
 @tool(recovery="keyed")
@@ -437,7 +437,9 @@ class Theatre(Stage):
 
 
 def direct() -> None:
-    """Be the stage, with everything imported that a story needs."""
+    """Be the stage, with everything imported and built that a story needs: one is told here, and hundreds by those who are forked."""
     scenes.SCENES.update({scene.__name__: scene for scene in SCENES})
     hurry()
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(live(f"{folder}/log.db", f"{folder}/world"))
     scenes.direct()

@@ -1,12 +1,9 @@
 """Anthropic Messages: what is written is what the provider takes, what it sends is read whole."""
 
-import json
-
 import pytest
 from conversations import asked_at, conversations, everything
-from gatekeepers import GATEKEEPERS
 from hypothesis import given
-from wires import TOOLS, asked, back, body, heard, pieces_of, pinned, recorded, sse, whole
+from wires import TOOLS, asked, back, body, ends_only_with_its_end, grows, heard, pinned, recorded, sse, whole
 
 from power_agent.errors import ContextTooLong, InvalidInput, ModelError
 from power_agent.messages import Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
@@ -222,15 +219,7 @@ def test_empty_answer_is_an_answer():
 
 def test_stream_without_its_end_is_no_answer():
     """Cut behind any event but the last, another attempt is asked for."""
-    events = list(pieces_of(THINKING))
-    for length in range(len(events)):
-        reading = FORM.read(asked(), stream=True)
-        for event, value in events[:length]:
-            list(reading.take(value, event))
-        assert not reading.done
-        with pytest.raises(ModelError) as caught:
-            reading.reply()
-        assert caught.value.retryable
+    ends_only_with_its_end(FORM, THINKING)
 
 
 @pytest.mark.parametrize(
@@ -371,14 +360,7 @@ def test_documents():
 @given(conversations("anthropic"))
 def test_every_conversation_is_valid_and_extends_the_former(messages):
     """Whatever was said, the request is one the provider takes, and apart from the marks it begins with the former request."""
-    former = b""
-    for length in asked_at(messages):
-        sent = FORM.write("m", asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
-        GATEKEEPERS[FORM.name](json.loads(sent))
-        assert sent == FORM.write("m", asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
-        bare = sent.replace(MARK, b"")
-        assert bare.startswith(former)
-        former = bare.removesuffix(b"]}]}")
+    grows(FORM, messages, mark=MARK, end=b"]}]}")
 
 
 def test_marks_stand_where_the_former_request_ended():

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from processes import PROMPT_SECONDS
 
 from power_agent import Abort, Approve, Call, Deny, Limits, ModelError, PowerAgentError, Result, Retry, ScriptedModel, SessionPending, StatefulAgentLoop, Text, tool
 from power_agent import events as e
@@ -64,7 +65,7 @@ async def kinds(loop, session="s") -> list[str]:
 
 async def until(truth) -> None:
     """Wait until something is true."""
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PROMPT_SECONDS):
         while not await truth():
             await asyncio.sleep(0.01)
 
@@ -198,7 +199,7 @@ async def test_a_guard_that_refuses_everything(make, thinks):
 
     ledger, model = Ledger(), ScriptedModel([[*PAY, *PAY], "done"])
     async with make(model, tools=[ledger.tool], guards=[consider if thinks else refuse]) as loop:
-        result = await asyncio.wait_for(loop.send("x", "s"), 3)
+        result = await asyncio.wait_for(loop.send("x", "s"), PROMPT_SECONDS)
         assert [call.state for call in result.calls] == ["denied", "denied"]
     assert told(model) == [f"Denied by guard ({'consider' if thinks else 'refuse'}): not today. It was not run."] * 2
     assert ledger.paid == []
@@ -284,7 +285,7 @@ async def test_the_deadline(make):
         assert (await loop.resume("s")).status == "waiting"
         assert await kinds(loop) == before
         clock.move(2)
-        assert (await asyncio.wait_for(loop.resume("s"), 3)).calls[0].state == "denied"
+        assert (await asyncio.wait_for(loop.resume("s"), PROMPT_SECONDS)).calls[0].state == "denied"
     assert told(model) == ["Denied by deadline: nobody answered in time. It was not run."]
     assert ledger.paid == []
 
@@ -332,7 +333,7 @@ async def test_a_deadline_while_all_places_are_taken(make):
             task = asyncio.create_task(loop.send("x", "s"))
             await until(lambda: kept(loop, "call.started"))
             await asyncio.sleep(0.1)
-            signal.setitimer(signal.ITIMER_REAL, 3)
+            signal.setitimer(signal.ITIMER_REAL, PROMPT_SECONDS)
             await loop.settle("s", "t1r1c3", Approve())
             await asyncio.sleep(0.1)
             gate.set()
@@ -427,7 +428,7 @@ async def test_an_approval_and_a_doubted_call_in_one_batch(make):
 
     @tool(seconds=0.03)
     async def slow() -> None:
-        await asyncio.sleep(30)
+        await asyncio.sleep(3_600)
 
     ledger, model = Ledger(), ScriptedModel([[*PAY, Call("slow")], "done"])
     async with make(model, tools=[slow, ledger.tool], policy=only("pay")) as loop:
@@ -486,7 +487,7 @@ async def test_results_that_are_not_json(make, value):
 @tool(seconds=0.02)
 async def vanish() -> None:
     """Go, and do not come back in time."""
-    await asyncio.sleep(30)
+    await asyncio.sleep(3_600)
 
 
 DECISIONS = {"Approve": Approve(), "Deny": Deny("no"), "Retry": Retry(), "Result": Result("handed in"), "Abort": Abort("enough")}
@@ -625,7 +626,7 @@ async def test_a_retry_runs_once_more(make):
     @tool(seconds=0.03)
     async def slow() -> None:
         seen.append(1)
-        await asyncio.sleep(30)
+        await asyncio.sleep(3_600)
 
     async with make([[Call("slow")], "done"], tools=[slow]) as loop:
         await loop.send("x", "s")

@@ -283,7 +283,11 @@ async def test_who_it_was_is_a_text(copy, by):
         assert (await loop.send("x", "idle")).status == "completed"
 
 
-@pytest.mark.parametrize("decision", [None, "approve", 5, Approve, object(), Result(float("nan")), Result(object()), Result({1: 2, (3,): 4})], ids=lambda one: repr(one)[:24])
+@pytest.mark.parametrize(
+    "decision",
+    [None, "approve", 5, Approve, object(), Result(float("nan")), Result(object()), Result({1: 2, (3,): 4})],
+    ids=lambda one: repr(one).split(" at 0x")[0][:24],
+)
 async def test_decisions_that_cannot_be(copy, decision):
     """Refused, and the call still waits."""
     before = rows(copy)

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import scenes
+from processes import PROMPT_SECONDS
 from scenes import said, taken
 
 from power_agent import Sink, SQLiteStore
@@ -437,12 +438,12 @@ async def test_everything_is_cancelled_at_once(tmp_path):
                 await asyncio.sleep(0)
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
-            outcomes = await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 10)
+            outcomes = await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), PROMPT_SECONDS)
             for state, outcome in zip(states, outcomes, strict=True):
                 assert isinstance(outcome, SessionState | asyncio.CancelledError)
-                now = await asyncio.wait_for(sink.catch_up(state), 10)
+                now = await asyncio.wait_for(sink.catch_up(state), PROMPT_SECONDS)
                 assert now.seq in ({4} if isinstance(outcome, SessionState) else {1, 4})
-                await asyncio.wait_for(sink.record(now, [e.NoteAdded(text="on", why="w")]), 10)
+                await asyncio.wait_for(sink.record(now, [e.NoteAdded(text="on", why="w")]), PROMPT_SECONDS)
                 assert heard.of(state.session) == [(row.seq, row.hash) for row in kept_in(store.path, state.session)]
         no_transaction(store)
         assert [wrong async for wrong in store.verify()] == []

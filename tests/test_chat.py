@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from panes import SGR, Pane
+from processes import PATIENCE_SECONDS
 from shell import COMMAND, environment, piped
 
 BOT = '''
@@ -746,7 +747,7 @@ def test_busy_elsewhere(desk):
             seen = pane.until("You said: hello")
             assert "✓ hold" in seen
             pane.until("turn 2 · ")
-        other.communicate(timeout=30)
+        other.communicate(timeout=PATIENCE_SECONDS)
     assert other.returncode == 0
     assert kinds(desk, "turn.ended", "turn.started") == ["turn.started", "turn.ended"] * 2
 
@@ -767,4 +768,4 @@ def test_following_somebody_else(desk):
             pane.ready()
             pane.say("mine")
             pane.until("You said: mine")
-        other.communicate(timeout=30)
+        other.communicate(timeout=PATIENCE_SECONDS)

@@ -7,6 +7,7 @@ import threading
 from typing import Self
 
 import pytest
+from processes import PATIENCE_SECONDS
 from servers import ChatServer
 from shell import Terminal, piped
 from test_cli_terminal import shown
@@ -51,7 +52,7 @@ class Provider:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(PATIENCE_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 
 import pytest
+from processes import PATIENCE_SECONDS
 from shell import COMMAND, Terminal, environment, piped
 from test_cli_terminal import shown
+
+from power_agent import ScriptedModel, StatefulAgentLoop
+from power_agent.cli.streaming import leave
 
 TALKER = '''
 import asyncio, os
@@ -65,7 +70,7 @@ def busy(here):
         yield process
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE_SECONDS)
 
 
 # -- text as it comes --------------------------------------------------------------------------------------------------
@@ -176,7 +181,7 @@ def test_queued_behind_a_turn(here):
         watching.until("You said: hello")
         watching.type("\x03")
         watching.end()
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) == (0, b"Done.\n"), error
 
 
@@ -186,6 +191,35 @@ def test_no_wait_where_nobody_works_runs_the_turn(run):
     assert (told.code, told.out) == (0, "Done.\n")
     assert run("send", "waiting", "hello", "--agent", "agent:make", "--when-busy", "queue", "--no-wait").code == 5
     assert [one["text"] for one in run("show", "waiting", "--json").data["queued"]] == ["hello"]
+
+
+async def test_no_wait_and_the_turn_is_over_before_anybody_looks(tmp_path, monkeypatch):
+    """Between keeping the message and looking for who works, the turn may have come to its end: then its end is told."""
+    kept = asyncio.Event()
+
+    async def slow(_: object) -> str:
+        await kept.wait()
+        return "heard"
+
+    async with StatefulAgentLoop(ScriptedModel(slow), store=tmp_path / "log.db") as loop:
+        find = loop.store.find
+
+        async def late(name):
+            kept.set()
+            while (row := await find(name)) is not None and row.deadline:
+                await asyncio.sleep(0.01)
+            return row
+
+        keep = loop.send
+
+        async def sent(*words, **more):
+            result = await keep(*words, **more)
+            monkeypatch.setattr(loop.store, "find", late)
+            return result
+
+        monkeypatch.setattr(loop, "send", sent)
+        told = await leave(loop, "s", "hello", key=None, by=None, when_busy="raise")
+    assert (told.status, told.text) == ("completed", "heard")
 
 
 @pytest.mark.parametrize(("word", "hint"), [("que", "Did you mean queue?"), ("xyz", "Use raise, queue or steer")])
@@ -248,4 +282,4 @@ def test_tail_in_a_pipe_that_closes(here):
         for _ in range(2):
             piped("send", "done", "hello", "--agent", "agent:make", cwd=here)
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from processes import PATIENCE_SECONDS
 from shell import COMMAND, Terminal, environment, piped
 from test_cli import EVERYDAY
 
@@ -38,7 +39,7 @@ def shown(text: str) -> str:
 def test_verb_in_a_terminal(verb, here):
     """Every verb works in a terminal, ends as in a pipe, and sends it only colours and the wiping of a line."""
     words, code, out = EVERYDAY[verb]
-    told = Terminal(*words, cwd=here).end()
+    told = Terminal(*words, cwd=here, columns=300).end()  # a path is cut where the terminal ends, and the folder's may be long
     assert told.code == code, told.out
     assert " ".join(out.split()) in " ".join(shown(told.out).split())
     rest = SEQUENCE.sub("", told.out).replace("\r", "").replace("\n", "")
@@ -106,7 +107,7 @@ def test_second_ctrl_c_leaves_at_once(here):
     terminal.until("Interrupting")
     time.sleep(0.4)
     terminal.type("\x03")
-    told = terminal.end(10)
+    told = terminal.end()
     assert told.code == 130
     assert "Left at once" in told.out
     assert piped("resume", "hard", "--agent", "agent:hard", cwd=here).code == 5
@@ -134,7 +135,7 @@ def test_interrupted_at_random_moments(number, seed, here):
         assert process.stdout.readline() == b"started\n"
         time.sleep(moment)
         process.send_signal(number)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) in {(130, b""), (0, b"Done.\n")}, error
     assert piped("verify", cwd=here).code == 0
     again = piped("send", "fresh", "wait 0.3", "--new", "--key", "k", "--agent", "agent:make", "--json", cwd=here)
@@ -163,7 +164,7 @@ def test_two_shells_at_once(here):
         watching.until("call.doubted")
         watching.type("\x03")
         watching.end()
-        _, error = first.communicate(timeout=60)
+        _, error = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 5  # the call may have taken effect
     assert b"settle done" in error
 

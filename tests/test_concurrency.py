@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from processes import PROMPT_SECONDS
 
 from power_agent import Call, Limits, ScriptedModel, SessionBusy, SessionPending, StatefulAgentLoop, ToolContext, tool
 from power_agent.errors import InvalidInput, KeyConflict, SessionClosed
@@ -47,7 +48,7 @@ class Gate:
         return [work, hold]
 
     async def reached(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while not self.begun.exists():
                 await asyncio.sleep(0.01)
 
@@ -164,7 +165,7 @@ async def test_without_waiting(tmp_path, gate, mode):
         assert (await loop.history("s", after=left.input_seq - 1))[0].kind == "input.received"
         gate.go.touch()
         await first
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await loop.state("s")).inputs or (await loop.state("s")).turn:
                 await asyncio.sleep(0.01)
         assert "later" in str(await loop.messages("s"))
@@ -194,7 +195,7 @@ async def test_cancelling_who_queued_leaves_the_turn_alone(tmp_path, gate):
         assert not first.done()
         gate.go.touch()
         assert (await first).status == "completed"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await loop.state("s")).turns < 2 or (await loop.state("s")).turn:
                 await asyncio.sleep(0.01)
         assert (await loop.resume("s")).text == "heard: work | later"
@@ -207,7 +208,7 @@ async def test_cancelling_one_of_two_who_wait_for_a_turn(tmp_path, gate):
         while (await kinds(loop)).count("input.received") < 2:
             await asyncio.sleep(0.01)
         gate.go.touch()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await kinds(loop)).count("call.started") < 2:
                 await asyncio.sleep(0.01)
         first.cancel()
@@ -255,7 +256,7 @@ async def test_a_turn_that_is_cancelled_or_limited_parks_what_waits(tmp_path, ga
         assert [item.seq for item in (await loop.state("s")).inputs] == [two.input_seq]
     async with make(tmp_path, gate) as loop:
         await loop.resume("s")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await loop.state("s")).inputs or (await loop.state("s")).turn:
                 await asyncio.sleep(0.01)
         assert "later" in str(await loop.messages("s"))
@@ -295,12 +296,12 @@ async def test_closing_the_loop_leaves_what_waits(tmp_path, gate):
         second = asyncio.ensure_future(loop.send("later", "s", when_busy="queue"))
         while (await kinds(loop)).count("input.received") < 2:
             await asyncio.sleep(0.01)
-    done, _ = await asyncio.wait([first, second], timeout=10)
+    done, _ = await asyncio.wait([first, second], timeout=PROMPT_SECONDS)
     assert len(done) == 2
     gate.go.touch()
     async with make(tmp_path, gate) as loop:
         assert (await loop.resume("s")).status == "completed"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await loop.state("s")).turns < 2 or (await loop.state("s")).turn:
                 await asyncio.sleep(0.01)
         await verified(loop)
@@ -320,7 +321,7 @@ def process_at_work(folder: Path) -> int:
             async def life() -> None:
                 async with make(folder, Gate(folder)) as loop:
                     await loop.send("work", "s")
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(PROMPT_SECONDS):
                         while (await loop.state("s")).inputs or (await loop.state("s")).turn:
                             await asyncio.sleep(0.01)
 
@@ -347,7 +348,7 @@ def test_behind_another_process(tmp_path, gate, mode):
             while (await kinds(loop)).count("input.received") < 2:
                 await asyncio.sleep(0.01)
             gate.go.touch()
-            result = await asyncio.wait_for(sending, 20)
+            result = await asyncio.wait_for(sending, PROMPT_SECONDS)
             assert (result.status, result.turn, result.text) == ("completed", 2 if mode == "queue" else 1, "heard: work | later")
             assert "owner.changed" not in await kinds(loop)
 
@@ -368,7 +369,7 @@ def test_taking_over_a_dead_owner_while_waiting(tmp_path, gate):
             gate.go.touch()
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            result = await asyncio.wait_for(sending, 20)
+            result = await asyncio.wait_for(sending, PROMPT_SECONDS)
             assert (result.status, result.turn, result.text) == ("completed", 2, "heard: work | later")
             await verified(loop)
 
@@ -389,7 +390,7 @@ async def test_an_owner_that_leaves_in_the_middle_of_anothers_turn(tmp_path, gat
             while (await kinds(other)).count("call.started") < 2:
                 await asyncio.sleep(0.01)
         gate.let_go.touch()
-        result = await asyncio.wait_for(waiting, 20)
+        result = await asyncio.wait_for(waiting, PROMPT_SECONDS)
         assert (result.status, result.turn) == ("completed", 2)
         await verified(other)
 
@@ -416,7 +417,7 @@ async def test_a_turn_that_begins_while_it_is_looked_for(tmp_path, gate, monkeyp
         while (await kinds(owner)).count("call.started") < 2:
             await asyncio.sleep(0.01)
         gate.let_go.touch()
-        assert (await asyncio.wait_for(waiting, 20)).status == "completed"
+        assert (await asyncio.wait_for(waiting, PROMPT_SECONDS)).status == "completed"
 
 
 @pytest.mark.parametrize("mode", ["queue", "steer"])
@@ -437,7 +438,7 @@ def test_an_open_turn_that_nobody_drives(tmp_path, gate, mode):
             assert await kinds(loop) == [*before, "input.received"]
             gate.go.touch()
             await loop.resume("s")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PROMPT_SECONDS):
                 while (await loop.state("s")).inputs or (await loop.state("s")).turn:
                     await asyncio.sleep(0.01)
             assert "later" in str(await loop.messages("s"))

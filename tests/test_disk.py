@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_SECONDS
 
 from power_agent import SQLiteStore, Text
 from power_agent import events as e
@@ -174,7 +175,7 @@ class Nursery:
 
     def close(self) -> None:
         """End it; it ends with its standard input."""
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=PATIENCE_SECONDS)
         os.close(self._go)
 
     def _ask(self, task: dict[str, Any]) -> None:
@@ -202,12 +203,12 @@ class Nursery:
         finally:  # traced or not, the child must not wait for ever
             os.write(self._go, b"x")
             said = self._answer()
-        tracer.communicate(timeout=10)
+        tracer.communicate(timeout=PATIENCE_SECONDS)
         return said, seen.read_text()
 
 
 def _wait_for_tracer(pid: int, tracer: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_SECONDS
     while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
         assert tracer.poll() is None, tracer.communicate()[1]
         assert time.monotonic() < until, "strace did not attach"

@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from processes import PATIENCE_SECONDS
 from servers import ChatServer
 
 from power_agent import Call
@@ -53,7 +54,7 @@ SAYS = {
 
 def run(example: Path, *arguments: str) -> str:
     """Run an example without a warning and without a word on stderr; return what it printed."""
-    told = subprocess.run(command(example, *arguments), check=False, capture_output=True, text=True, timeout=60, env=environment())
+    told = subprocess.run(command(example, *arguments), check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment())
     assert (told.returncode, told.stderr) == (0, "")
     return told.stdout
 
@@ -127,7 +128,7 @@ async def asked_for_real(example: Path, folder: Path) -> None:
     async with Loopback(reply) as server:
         real = environment(**{REAL: "openai-chat:m", "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "k"})
         child = await asyncio.create_subprocess_exec(*command(example, str(folder / f"{example.stem}.db")), env=real, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, wrong = await asyncio.wait_for(child.communicate(), 60)
+        out, wrong = await asyncio.wait_for(child.communicate(), PATIENCE_SECONDS)
         assert (example.name, child.returncode, wrong.decode()) == (example.name, 0, "")
         assert server.asked, f"{example.name} asked nobody: {out.decode()}"
 
@@ -150,7 +151,7 @@ async def test_a_key_that_is_wrong_is_told():
     async with Loopback(body(401, {"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}})) as server:
         real = environment(**{REAL: "openai-chat:m", "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "k"})
         child = await asyncio.create_subprocess_exec(*command(FOLDER / "hello.py"), env=real, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, wrong = await asyncio.wait_for(child.communicate(), 60)
+        out, wrong = await asyncio.wait_for(child.communicate(), PATIENCE_SECONDS)
     assert (child.returncode, wrong) == (0, b"")
     assert out.count(b"Incorrect API key provided.") == 2
 

@@ -38,7 +38,10 @@ def test_lines_wherever_they_are_cut(places):
     assert both.rest() == newlines.rest() == b"rest"
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(b"hello " * 50), zlib.compress(b"hello " * 50), gzip.compress(b"hello " * 20) + gzip.compress(b"hello " * 30)])
+PACKED = {"gzip": gzip.compress(b"hello " * 50), "zlib": zlib.compress(b"hello " * 50), "two": gzip.compress(b"hello " * 20) + gzip.compress(b"hello " * 30)}
+
+
+@pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED)
 def test_unpacking_wherever_it_is_cut(packed):
     """gzip, zlib, and two packed files behind each other; what stops early is not whole."""
     for step in (1, 7, len(packed)):

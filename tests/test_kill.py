@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import scenes
 from needs import needs
+from processes import PATIENCE_SECONDS
 from scenes import KILLED, Stage
 
 import power_agent
@@ -186,7 +187,7 @@ async def test_kill_while_keeping_house(tmp_path, when, name):
     """Checkpoints, cached states and leases add no fact: killed around each, everything that was kept is there, and the next owner need not wait."""
     path = tmp_path / "agent.db"
     environment = {**os.environ, "POWER_AGENT_FAILPOINT": f"{when}:{name}"}
-    ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", KEEPING_HOUSE, str(path)], env=environment, check=False, timeout=60)
+    ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", KEEPING_HOUSE, str(path)], env=environment, check=False, timeout=PATIENCE_SECONDS)
     assert ended.returncode == KILLED
     async with SQLiteStore(path) as store:
         sink = Sink(store, SystemClock(), SystemChance(), process.me(), dead=process.proven_dead)
@@ -203,7 +204,7 @@ def test_the_environment_arms_a_failpoint(tmp_path, when):
     here = Path(__file__).resolve().parent
     environment = {**os.environ, "POWER_AGENT_FAILPOINT": f"{when}:input.received:2", "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     lives = Lives(tmp_path / "life")
-    ended = subprocess.run([sys.executable, "-c", story, str(lives.path), str(lives.journal)], env=environment, check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", story, str(lives.path), str(lives.journal)], env=environment, check=False, timeout=PATIENCE_SECONDS)
     assert ended.returncode == KILLED
     kept, under_way = lives.after_death()
     assert "input.received" in under_way

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import scenes
+from processes import PROMPT_SECONDS
 from test_interrupt import cancelled_at, run
 
 from power_agent import Call, Result, Retry, ScriptedModel, SQLiteStore, StatefulAgentLoop, tool
@@ -67,7 +68,7 @@ async def read(loop: StatefulAgentLoop) -> None:
 
 
 async def follow(loop: StatefulAgentLoop) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PROMPT_SECONDS):
         async for kept in loop.watch():
             if kept.kind == "turn.ended":
                 return
@@ -104,7 +105,7 @@ async def left_at(n: int, path: Path, deed: Deed, *, elsewhere: bool) -> bool:
         first, second = stage.make(store), stage.make(store)
         await first.send("before", "other")
         turn = asyncio.ensure_future(first.send("work", "s"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while "started" not in [call.state for call in (await first.pending("s") if await store.find("s") else [])]:
                 await asyncio.sleep(0)
         who = second if elsewhere else first
@@ -113,12 +114,12 @@ async def left_at(n: int, path: Path, deed: Deed, *, elsewhere: bool) -> bool:
         with contextlib.suppress(PowerAgentError):
             was, _ = await cancelled_at(n, deed(who))
         stage.go.set()
-        result = await asyncio.wait_for(turn, 10)  # whoever began it is still there
+        result = await asyncio.wait_for(turn, PROMPT_SECONDS)  # whoever began it is still there
         assert result.status in {"completed", "cancelled"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             await _usable(stage, first, second)
         assert [wrong async for wrong in store.verify()] == []
-        async with asyncio.timeout(5):  # what was begun and left goes on, and ends
+        async with asyncio.timeout(PROMPT_SECONDS):  # what was begun and left goes on, and ends
             while [row.session for row in await store.sessions() if row.deadline]:
                 await asyncio.sleep(0.002)
         await first.aclose()

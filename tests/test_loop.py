@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from power_agent import (
     Abort,
@@ -93,7 +94,7 @@ async def kinds(loop, session="s") -> list[str]:
 
 async def until(loop, kind: str, session: str = "s") -> None:
     """Wait until an event of that kind is kept."""
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PROMPT_SECONDS):
         while not await loop.sessions() or kind not in await kinds(loop, session):
             await asyncio.sleep(0.01)
 
@@ -358,7 +359,7 @@ async def test_concurrent_duplicates(make, known, owners):
                 await loop.send("again", "s")
         turns = (await loops[0].state("s")).turns if known != "new session" else 0
         gate.runs = 0
-        results = await asyncio.wait_for(asyncio.gather(*(loop.send("x", "s", key="k") for loop in loops for _ in range(2))), 10)
+        results = await asyncio.wait_for(asyncio.gather(*(loop.send("x", "s", key="k") for loop in loops for _ in range(2))), PROMPT_SECONDS)
         assert [result.text for result in results] == ["done"] * len(results)
         assert len({result.turn for result in results}) == 1
         assert (await loops[0].state("s")).turns == turns + 1
@@ -383,7 +384,7 @@ async def test_an_open_turn_must_be_settled_first(make):
 
 async def test_an_open_turn_without_calls(make):
     """A turn interrupted while the model was asked is pending too, with no calls."""
-    async with make([Answer("late", seconds=30)]) as loop:
+    async with make([Answer("late", seconds=3_600)]) as loop:
         task = asyncio.create_task(loop.send("x", "s"))
         await until(loop, "model.asked")
         task.cancel()
@@ -476,7 +477,7 @@ async def test_busy_and_cancelled_across_processes(make, tmp_path):
         @tool
         async def slow() -> None:
             print('"running"', flush=True)
-            await asyncio.sleep(30)
+            await asyncio.sleep(3_600)
 
         async with StatefulAgentLoop(ScriptedModel([[Call("slow")], "late"]), tools=[slow], store=path) as loop:
             from power_agent.drive import calls
@@ -493,7 +494,7 @@ async def test_busy_and_cancelled_across_processes(make, tmp_path):
                 await verb()
             assert caught.type is SessionBusy
         assert await loop.cancel("s", reason="enough", by="ada") is True
-        out, _ = await asyncio.wait_for(child.communicate(), 5)
+        out, _ = await asyncio.wait_for(child.communicate(), PATIENCE_SECONDS)
         assert json.loads(out) == ["waiting", ["doubted"]]
         await loop.abort_pending("s", reason="looked: nothing happened")
         assert (await loop.send("y", "s")).text == "next" or (await loop.state("s")).last.status == "failed"
@@ -540,7 +541,7 @@ async def test_resume_while_still_waiting(make):
 
 async def test_resume_after_an_interrupted_request(make):
     """A request that was interrupted is made again as the next attempt of the same round."""
-    async with make([Answer("late", seconds=30)]) as loop:
+    async with make([Answer("late", seconds=3_600)]) as loop:
         task = asyncio.create_task(loop.send("x", "s"))
         await until(loop, "model.asked")
     assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
@@ -676,11 +677,11 @@ async def test_cancel_when_idle(make):
 
 async def test_cancel_while_the_model_is_asked(make):
     """A cancel stops the wait for the model; the turn ends as cancelled and only a new send goes on."""
-    async with make(lambda request: Answer("late", seconds=30) if request.attempt == 1 and not request.messages[1:] else "next") as loop:
+    async with make(lambda request: Answer("late", seconds=3_600) if request.attempt == 1 and not request.messages[1:] else "next") as loop:
         task = asyncio.create_task(loop.send("x", "s"))
         await until(loop, "model.asked")
         assert await loop.cancel("s", reason="enough") is True
-        result = await asyncio.wait_for(task, 2)
+        result = await asyncio.wait_for(task, PROMPT_SECONDS)
         assert (result.status, result.reason, result.text) == ("cancelled", "enough", "")
         before = await kinds(loop)
         assert (await loop.resume("s")).status == "cancelled"
@@ -710,7 +711,7 @@ async def test_a_running_tool_is_stopped(make, recovery, becomes, sync):
 
         def slow(ctx: ToolContext) -> str:
             running.set()
-            release.wait(5)
+            release.wait(PATIENCE_SECONDS)
             told.append(ctx.cancelled)
             return "late"
     else:
@@ -718,7 +719,7 @@ async def test_a_running_tool_is_stopped(make, recovery, becomes, sync):
         async def slow(ctx: ToolContext) -> str:
             running.set()
             try:
-                await asyncio.sleep(30)
+                await asyncio.sleep(3_600)
             finally:
                 told.append(ctx.cancelled)
             return "late"
@@ -727,7 +728,7 @@ async def test_a_running_tool_is_stopped(make, recovery, becomes, sync):
         task = asyncio.create_task(loop.send("x", "s"))
         await asyncio.to_thread(running.wait)
         await loop.cancel("s", reason="enough", by="ada")
-        result = await asyncio.wait_for(task, 3)
+        result = await asyncio.wait_for(task, PROMPT_SECONDS)
         release.set()
         await asyncio.sleep(0.05)
         assert told == [True]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_SECONDS
 
 from power_agent import Call, ScriptedModel, StatefulAgentLoop
 from power_agent import events as e
@@ -183,7 +184,7 @@ async def test_a_farewell_that_nobody_answers(far):
             await asyncio.sleep(60)
 
     far.side.reply = silent
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         (done,), _ = await outcome(far)
     assert done.output == "did it"
 

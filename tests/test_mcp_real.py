@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from node_servers import programs
+from processes import PATIENCE_SECONDS
 
 from power_agent import Call, ScriptedModel, StatefulAgentLoop
 from power_agent import events as e
@@ -146,7 +147,7 @@ def examination(folder: Path) -> tuple[list[str], list[str]]:
 def test_the_protocol_s_own_examination_of_clients(node, scenario, good, tmp_path):
     """What of the conformance suite speaks of clients without OAuth and elicitation, neither of which is offered."""
     command = [str(node / "conformance"), "client", "--command", f"{sys.executable} {CLIENT} client", "--scenario", scenario, "-o", str(tmp_path)]
-    told = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    told = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     passed, wrong = examination(tmp_path)
     assert wrong == [], told.stdout + told.stderr
     assert good in passed
@@ -159,7 +160,7 @@ def examined(here):
     assert server.stdout is not None
     yield server.stdout.readline().strip()
     server.terminate()
-    server.wait(30)
+    server.wait(PATIENCE_SECONDS)
     server.stdout.close()
 
 
@@ -167,5 +168,5 @@ def test_the_protocol_s_own_examination_of_servers(node, here, examined):
     """What of the conformance suite speaks of a server that offers tools and nothing else."""
     for scenario in ("server-initialize", "ping", "tools-list", "dns-rebinding-protection"):
         command = [str(node / "conformance"), "server", "--url", examined, "--scenario", scenario, "-o", str(here / "out")]
-        told = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        told = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert told.returncode == 0, told.stdout + told.stderr

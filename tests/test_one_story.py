@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from faults import VENDORS
+from processes import PATIENCE_SECONDS
 
 from power_agent import Result, StatefulAgentLoop, tool
 from power_agent.chance import CountedChance
@@ -64,7 +65,7 @@ async def told(path, name, stream):
     """Tell the story; return each request's body as JSON, and the records that were kept."""
     vendor = VENDORS[name]
     script = in_turn(*(vendor.answer(said, stream=stream) for said in SCRIPT))
-    async with Loopback(script) as loopback, asyncio.timeout(60):
+    async with Loopback(script) as loopback, asyncio.timeout(PATIENCE_SECONDS):
         told = [sys.executable, __file__, loopback.url, str(path), name, "stream" if stream else ""]
         child = await asyncio.create_subprocess_exec(*told, env={**os.environ, "POWER_AGENT_FAILPOINT": "after:call.started"}, cwd=Path(__file__).parent)
         assert await child.wait() == -signal.SIGKILL

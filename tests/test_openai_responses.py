@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from conversations import asked_at, conversations, everything
-from gatekeepers import GATEKEEPERS
+from conversations import conversations, everything
 from hypothesis import given
-from wires import TOOLS, asked, back, body, heard, pieces_of, pinned, recorded, sse, whole
+from wires import TOOLS, asked, back, body, ends_only_with_its_end, grows, heard, pinned, recorded, sse, whole
 
 from power_agent.errors import ContextTooLong, InvalidInput, ModelError
 from power_agent.messages import Attachment, Call, Message, Opaque, Output, Reasoning, Text, Usage
@@ -210,15 +209,7 @@ def test_empty_answer_is_an_answer():
 
 
 def test_stream_without_its_end_is_no_answer():
-    events = list(pieces_of(STREAM))
-    for length in range(len(events)):
-        reading = FORM.read(asked(), stream=True)
-        for event, value in [*events[:length], ("", "[DONE]")]:
-            list(reading.take(value, event))
-        assert not reading.done
-        with pytest.raises(ModelError) as caught:
-            reading.reply()
-        assert caught.value.retryable
+    ends_only_with_its_end(FORM, STREAM, ("", "[DONE]"))
 
 
 @pytest.mark.parametrize(
@@ -361,10 +352,4 @@ def test_documents():
 @given(conversations("openai-responses"))
 def test_every_conversation_is_valid_and_extends_the_former(messages):
     """Whatever was said, the request is one the provider takes, and it begins with the former request byte for byte."""
-    former = b""
-    for length in asked_at(messages):
-        sent = FORM.write("m", asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
-        GATEKEEPERS[FORM.name](json.loads(sent))
-        assert sent == FORM.write("m", asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
-        assert sent.startswith(former)
-        former = sent.removesuffix(b"]}")
+    grows(FORM, messages)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS
 
 PLAYED = """
 import asyncio, builtins, ctypes, importlib, json, multiprocessing, os, pathlib, pkgutil, select, selectors, shutil, signal, socket, subprocess, sys, sysconfig, tempfile
@@ -109,7 +110,7 @@ print(json.dumps([_processes()._asdict(), _sandbox()._asdict()]))
 def elsewhere(script: str):
     """Run a script where there is no Linux; return what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    ran = subprocess.run([sys.executable, "-c", PLAYED + script], capture_output=True, text=True, env=environment, timeout=120, check=False)
+    ran = subprocess.run([sys.executable, "-c", PLAYED + script], capture_output=True, text=True, env=environment, timeout=PATIENCE_SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr[-4_000:]
     return json.loads(ran.stdout.splitlines()[-1])
 

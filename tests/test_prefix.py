@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS
 from servers import ChatServer, OllamaServer
 from vendors import AnthropicServer, GeminiServer, ResponsesServer
 from wires import TOOLS, asked
@@ -102,7 +103,7 @@ async def test_resume_in_another_process_extends_it(form, tmp_path):
     answers = [saying(head(media_type=server.media_type) + b"".join(server.stream(said))) for said in (CALLED, Said(text="Nothing."), Said(text="Goodbye."))]
     async with Loopback(in_turn(answers[0], stopping(), *answers[1:])) as loopback:
         child = await asyncio.create_subprocess_exec(sys.executable, __file__, form, loopback.url, tmp_path / "log.db", cwd=Path(__file__).parent)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(loopback.asked) < 2:
                 await asyncio.sleep(0.01)
         child.kill()

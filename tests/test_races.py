@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PROMPT_SECONDS
 
 from power_agent import Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, tool
 from power_agent.errors import SessionClosed, SessionErased, StoreClosed
@@ -62,7 +63,7 @@ async def inputs(loop, session="s") -> dict[int, str]:
 
 
 async def rest(loop, session="s") -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PROMPT_SECONDS):
         while (state := await loop.state(session)).turn or state.inputs:
             await asyncio.sleep(0.005)
 
@@ -120,20 +121,20 @@ async def test_the_turn_before_ours_is_interrupted_by_who_waited_for_it(tmp_path
 
     async with make(tmp_path / "log.db", slow) as loop:
         first = asyncio.ensure_future(loop.send("one", "s"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while not await loop.sessions() or (await loop.state("s")).place != "asking":
                 await asyncio.sleep(0.005)
         await loop.send("parked", "s", key="k", when_busy="queue", wait=False)
         await loop.cancel("s")
         await first
         ours = asyncio.ensure_future(loop.send("ours", "s"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await loop.state("s")).place != "asking":
                 await asyncio.sleep(0.005)
         joined = asyncio.ensure_future(loop.send("parked", "s", key="k"))
         await asyncio.sleep(0.05)
         joined.cancel()
-        left = await asyncio.wait_for(ours, 10)
+        left = await asyncio.wait_for(ours, PROMPT_SECONDS)
         assert (left.status, left.turn, (await inputs(loop))[left.input_seq]) == ("waiting", 0, "ours")
         release.set()
         await loop.resume("s")
@@ -169,7 +170,7 @@ async def test_a_turn_begun_while_we_take_the_session(tmp_path):
 
         async def quicker() -> None:
             sending = asyncio.ensure_future(first.send("two", "s"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PROMPT_SECONDS):
                 while (await first.state("s")).place != "asking":
                     await asyncio.sleep(0.005)
             sending.cancel()
@@ -192,14 +193,14 @@ async def test_a_fact_from_outside_while_a_session_is_ended(tmp_path, verb, kind
     """Somebody adds a fact between the look and the end: it is looked at again, and the end comes all the same."""
 
     async def broken(_: object) -> str:
-        await asyncio.sleep(30)
+        await asyncio.sleep(3_600)
         return "never"
 
     async with Between(tmp_path / "log.db") as store:
         first, second = make(store, broken if verb == "abort_pending" else said), make(store)
         sending = asyncio.ensure_future(first.send("one", "s"))
         if verb == "abort_pending":
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PROMPT_SECONDS):
                 while not await first.sessions() or (await first.state("s")).place != "asking":
                     await asyncio.sleep(0.005)
             sending.cancel()
@@ -239,7 +240,7 @@ async def test_closed_before_the_work_on_a_turn_has_made_its_first_step(tmp_path
     sending = asyncio.ensure_future(loop.send("one", "s"))
     await asyncio.sleep(0)
     assert loop._desk.working("s") is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PROMPT_SECONDS):
         await loop.aclose()
         with pytest.raises((asyncio.CancelledError, StoreClosed)):
             await sending
@@ -255,7 +256,7 @@ def test_a_stream_that_fails_after_it_was_left(tmp_path):
         refuse = guard("input")(lambda _: Refuse("no"))
         async with StatefulAgentLoop(ScriptedModel(said), store=tmp_path / "log.db", guards=[refuse]) as loop:
             await loop.stream("one", "s").aclose()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PROMPT_SECONDS):
                 while loop._streams:
                     await asyncio.sleep(0.01)
         gc.collect()
@@ -277,7 +278,7 @@ async def test_a_stream_ends_with_its_turn_also_when_another_loop_drives(tmp_pat
     async with SQLiteStore(tmp_path / "log.db") as store:
         driving, looking = make(store, slow), make(store, slow)
         first = asyncio.ensure_future(driving.send("one", "s"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while not await driving.sessions() or (await driving.state("s")).place != "asking":
                 await asyncio.sleep(0.005)
         stream = looking.stream("two", "s", when_busy="queue")
@@ -286,15 +287,15 @@ async def test_a_stream_ends_with_its_turn_also_when_another_loop_drives(tmp_pat
             return [item.seq async for item in stream if hasattr(item, "seq")]
 
         reading = asyncio.ensure_future(read())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while not (await driving.state("s")).inputs:
                 await asyncio.sleep(0.005)
         third = asyncio.ensure_future(driving.send("three", "s", when_busy="queue"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while len((await driving.state("s")).inputs) < 2:
                 await asyncio.sleep(0.005)
         release.set()
-        seqs = await asyncio.wait_for(reading, 10)
+        seqs = await asyncio.wait_for(reading, PROMPT_SECONDS)
         await asyncio.gather(first, third)
         assert stream.result.turn == 2
         assert seqs == list(range(seqs[0], stream.result.seq + 1))
@@ -327,7 +328,7 @@ async def test_a_stream_of_a_turn_that_ended_long_ago(tmp_path, monkeypatch):
             return found
 
         loop._intake._seen = slow_to_see
-        await asyncio.wait_for(read(), 10)
+        await asyncio.wait_for(read(), PROMPT_SECONDS)
         assert seqs[-1] == first.seq
         assert stream.result.seq == first.seq
         await loop.aclose()

@@ -73,6 +73,6 @@ def test_the_limits_it_names_are_there():
 def test_every_example_is_a_way_in():
     """Nobody looks for an example that is named here and not there; the two commands stand as they have to."""
     assert "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/power-agent demo\n" in README
-    assert "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q\n" in README
-    assert next(line for line in README.splitlines() if "pytest -q" in line).endswith(".venv/bin/pytest -q")  # what CI takes for the second
+    assert "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q -n 2\n" in README
+    assert next(line for line in README.splitlines() if "pytest -q" in line).endswith(".venv/bin/pytest -q -n 2")  # what CI takes for the second
     assert set(re.findall(r"examples/([\w.]+\.(?:py|ipynb))", README)) <= {path.name for path in (ROOT / "examples").iterdir()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import story
+from processes import PATIENCE_SECONDS
 from shelf import everything, sink_of
 
 from power_agent import Approve, Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, Text, ToolContext, Unknown, context, fold, tool
@@ -156,7 +157,7 @@ async def test_what_came_in_meanwhile_comes_in_again(tmp_path: Path):
     assert found.divergence is not None
     assert found.divergence.what == "call t1r1c1 (look)"  # it is gone today
     async with agent(tmp_path / "a.db", tools=[look], policy=None) as loop:
-        found = await asyncio.wait_for(loop.replay("s"), 20)
+        found = await asyncio.wait_for(loop.replay("s"), PATIENCE_SECONDS)
         assert found.divergence is not None
         assert (found.divergence.what, found.divergence.recorded) == ("the tools", {})  # the log was written by hand, without any
         shown = {ref.name: ref.digest for ref in loop._tools.refs}

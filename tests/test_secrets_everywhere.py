@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS
 from shell import Terminal, environment, piped
 from smugglers import ENCODINGS, REGISTERED, SHAPED, found_in, needles, shaped, written
 
@@ -321,7 +322,11 @@ KILLED = """
 def test_killed_on_the_way(tmp_path):
     """SIGKILL as soon as the outcome is kept: nothing beside the database's own files is there, and no secret is in them."""
     ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "log.db"), str(Path(__file__).parent)], check=False, capture_output=True, env=environment(), timeout=60
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "log.db"), str(Path(__file__).parent)],
+        check=False,
+        capture_output=True,
+        env=environment(),
+        timeout=PATIENCE_SECONDS,
     )
     assert ran.returncode == -9, ran.stderr
     files = written(tmp_path)

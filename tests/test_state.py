@@ -15,6 +15,7 @@ import pytest
 from grammar import DONE, OPENED, TURN, after, answer, ask, calling, envelope, histories, history, kinds, make, say, story, summarise
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import PATIENCE_SECONDS
 
 from power_agent import events as e
 from power_agent.context import render
@@ -707,4 +708,4 @@ def test_every_process_folds_to_the_same_bytes(tmp_path):
     state = fold(rich)
     here = hashlib.sha256((frozen(state) + repr(render(state))).encode("utf-8", "backslashreplace")).hexdigest()
     children = [subprocess.Popen([sys.executable, "-c", CHILD, str(path)], env={**os.environ, **outside}, stdout=subprocess.PIPE, text=True) for outside in OUTSIDES]
-    assert [child.communicate(timeout=60)[0] for child in children] == [here] * len(OUTSIDES)
+    assert [child.communicate(timeout=PATIENCE_SECONDS)[0] for child in children] == [here] * len(OUTSIDES)

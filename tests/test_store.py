@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from power_agent import Call, Sink, SQLiteStore, Text, Usage, errors
 from power_agent import events as e
@@ -101,7 +102,7 @@ async def pragma(store, name):
     return await store._writer.run(lambda db: db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-async def until(truth, seconds=10.0):
+async def until(truth, seconds=PATIENCE_SECONDS):
     end = time.monotonic() + seconds
     while not truth():
         assert time.monotonic() < end, "it never came true"
@@ -269,7 +270,7 @@ async def test_checkpoints_wait_for_the_side_lock(tmp_path):
             begin = time.monotonic()
             for head in range(1, 2 * COMMITS_PER_CHECKPOINT + 2):
                 await store.append(adding("alice", head, note("a")))
-            assert time.monotonic() - begin < 5, "a commit waited for the lock"
+            assert time.monotonic() - begin < PROMPT_SECONDS, "a commit waited for the lock"
             assert (size(path), changed_at(path)) == before
         for head in range(2 * COMMITS_PER_CHECKPOINT + 2, 3 * COMMITS_PER_CHECKPOINT + 3):
             await store.append(adding("alice", head, note("a")))
@@ -472,7 +473,7 @@ def test_a_store_never_closed_does_not_keep_the_process(tmp_path, held):
                 await store.hold("alice", 1, "owner-1")
         asyncio.run(main())
     """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=15, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [row["session"] for row in rows(tmp_path / "agent.db", "SELECT session FROM log")] == ["alice"]
 
@@ -489,7 +490,7 @@ async def test_an_opening_that_was_cancelled_leaves_nothing_open(tmp_path):
             store = await opening_it
             await store.__aexit__(None, None, None)
         assert not _Writer.open
-        await until(lambda: not descriptors(path) and not descriptors(f"{path}-wal"), seconds=3)
+        await until(lambda: not descriptors(path) and not descriptors(f"{path}-wal"))
 
 
 def test_a_store_left_open_in_a_dead_loop_is_not_found_by_the_next(tmp_path):
@@ -543,12 +544,12 @@ async def test_a_request_that_cannot_be_bound_fails_alone(tmp_path):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             late = asyncio.ensure_future(store.append(adding("dora", head, note("a"))))
-            first, wrong, third = await asyncio.wait_for(together, 10)
+            first, wrong, third = await asyncio.wait_for(together, PROMPT_SECONDS)
             gc.collect()
             assert isinstance(wrong, errors.PowerAgentError), repr(wrong)
             assert isinstance(first, Kept), repr(first)
             assert isinstance(third, Kept), repr(third)
-            assert isinstance(await asyncio.wait_for(late, 10), Kept)
+            assert isinstance(await asyncio.wait_for(late, PROMPT_SECONDS), Kept)
             head += 1
         assert len(await store.read("bob")) == 1
 
@@ -562,7 +563,7 @@ async def test_a_text_too_long_for_sqlite_fails_alone(tmp_path):
         large = b"x" * 1_000_001
         for head, request in enumerate([adding("bob", 1, note("x" * 1_000_001)), adding("bob", 1, note("a"), blobs={sha256(large).hexdigest(): large})], 1):
             requests = [adding("alice", head, note("a")), request, adding("carol", head, note("a"))]
-            first, wrong, third = await asyncio.wait_for(asyncio.gather(*map(store.append, requests), return_exceptions=True), 10)
+            first, wrong, third = await asyncio.wait_for(asyncio.gather(*map(store.append, requests), return_exceptions=True), PROMPT_SECONDS)
             assert isinstance(wrong, errors.InvalidInput), repr(wrong)
             assert isinstance(first, Kept), repr(first)
             assert isinstance(third, Kept), repr(third)

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from power_agent import Answer, Call, Envelope, ModelError, ScriptedModel, SQLiteStore, StatefulAgentLoop, ToolContext, tool
 from power_agent import events as e
@@ -123,7 +124,7 @@ async def test_leaving_detaches(tmp_path):
             if isinstance(item, Envelope) and item.kind == "model.asked":
                 break
         release.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             while (await loop.state("s")).last is None or not loop._desk.idle:
                 await asyncio.sleep(0.01)
         assert (await loop.resume("s")).status == "completed"
@@ -228,7 +229,7 @@ async def test_watching_one_session(tmp_path):
         await loop.send("z", "other")
         state = await loop._sink.claim("s")
         await loop._sink.record(state, [e.NoteAdded(text="end", why="test")])
-        await asyncio.wait_for(watching, 10)
+        await asyncio.wait_for(watching, PROMPT_SECONDS)
         assert seen == await loop.history("s", after=2)
         with pytest.raises(SessionNotFound):
             await anext(loop.watch("nobody"))
@@ -242,8 +243,8 @@ async def test_watching_what_another_process_writes(tmp_path):
         first = asyncio.ensure_future(anext(watching))
         await asyncio.sleep(0.05)
         writer = await asyncio.create_subprocess_exec(sys.executable, "-c", SEND, str(path))
-        assert (await asyncio.wait_for(first, 20)).kind == "session.opened"
-        async with asyncio.timeout(20):
+        assert (await asyncio.wait_for(first, PATIENCE_SECONDS)).kind == "session.opened"
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for kept in watching:
                 if kept.kind == "turn.ended":
                     break
@@ -260,7 +261,7 @@ async def test_watching_ends_with_the_loop(tmp_path):
 
         watching = asyncio.ensure_future(follow())
         await asyncio.sleep(0.05)
-    assert await asyncio.wait_for(watching, 10) > 0
+    assert await asyncio.wait_for(watching, PROMPT_SECONDS) > 0
 
 
 async def test_watching_in_memory():
@@ -277,7 +278,7 @@ async def test_watching_in_memory():
         watching = asyncio.ensure_future(follow())
         await asyncio.sleep(0.02)
         await loop.send("x", "s")
-        await asyncio.wait_for(watching, 10)
+        await asyncio.wait_for(watching, PROMPT_SECONDS)
         assert seen[0] == "session.opened"
 
 

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from processes import PATIENCE_SECONDS
 
 from power_agent import Approve, Call, Deny, Envelope, ScriptedModel, SessionBusy, StatefulAgentLoop, tool
 from power_agent.errors import InvalidInput, SessionNotFound, StoreClosed, StoreNotFound
@@ -143,7 +144,7 @@ def test_ctrl_c_leaves_a_resumable_session(tmp_path):
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(20) == 5
+    assert process.wait(PATIENCE_SECONDS) == 5
     with make(["done"], store=path).sync as agent:
         assert agent.resume("s").text == "done"
 
@@ -158,7 +159,7 @@ def test_busy_is_said():
 
     @tool
     def wait() -> None:
-        go.wait(10)
+        go.wait(PATIENCE_SECONDS)
 
     model = ScriptedModel(lambda request: [Call("wait")] if request.replies == 0 else "done")
     with StatefulAgentLoop(model, tools=[wait], store=":memory:").sync as agent:

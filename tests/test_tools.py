@@ -657,7 +657,9 @@ async def test_outputs(call, value, kept, shown):
     assert told.content == (Text(shown),)
 
 
-@pytest.mark.parametrize("value", [math.nan, [math.inf], {"a": -math.inf}, object(), {"deep": object()}, threading.Lock(), b"\xff\xfe"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [math.nan, [math.inf], {"a": -math.inf}, object(), {"deep": object()}, threading.Lock(), b"\xff\xfe"], ids=lambda value: repr(value).split(" at 0x")[0]
+)
 async def test_output_that_is_not_json_is_refused(call, value):
     """What has no JSON form is a failure that names the type; the effect is not denied."""
 

@@ -10,6 +10,7 @@ import httpx
 import httpx2
 import pytest
 from needs import needs
+from processes import PROMPT_SECONDS
 
 from power_agent.errors import WireError
 from power_agent.testing.speaking import Loopback, body, head, saying, stopping
@@ -133,7 +134,7 @@ async def test_cancelled_at_once(wired):
         while not loopback.asked:
             await asyncio.sleep(0.01)
         task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PROMPT_SECONDS):
             with pytest.raises(asyncio.CancelledError):
                 await task
 

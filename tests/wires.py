@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from conversations import asked_at
+from gatekeepers import GATEKEEPERS
+
+from power_agent.errors import ModelError
 from power_agent.messages import Message, Text
 from power_agent.models.format import Format, Piece, Sending
 from power_agent.ports import ModelReply, ModelRequest, ToolSpec
@@ -69,6 +74,31 @@ def whole(form: Format, value: Any) -> ModelReply:
     reading = form.read(asked(), stream=False)
     list(reading.take(value))
     return reading.reply()
+
+
+def ends_only_with_its_end(form: Format, stream: bytes, *behind: tuple[str, Any]) -> None:
+    """Cut a stream behind any event but the last: it is no answer, whatever stands behind the cut, and another attempt is asked for."""
+    events = list(pieces_of(stream))
+    for length in range(len(events)):
+        reading = form.read(asked(), stream=True)
+        for event, value in [*events[:length], *behind]:
+            list(reading.take(value, event))
+        assert not reading.done
+        with pytest.raises(ModelError) as caught:
+            reading.reply()
+        assert caught.value.retryable
+
+
+def grows(form: Format, messages: tuple[Message, ...], *, model: str = "m", mark: bytes = b"", end: bytes = b"]}") -> None:
+    """Make each request of a conversation: one that the provider takes, the same each time, and apart from the marks it begins with the former one."""
+    former = b""
+    for length in asked_at(messages):
+        sent = form.write(model, asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
+        GATEKEEPERS[form.name](json.loads(sent))
+        assert sent == form.write(model, asked(*messages[:length], system="s", tools=TOOLS), stream=True).body
+        bare = sent.replace(mark, b"") if mark else sent
+        assert bare.startswith(former)
+        former = bare.removesuffix(end)
 
 
 def back(form: Format, reply: ModelReply, *later: Message, **more: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -64,6 +65,12 @@ def diff(
     return DONE
 
 
+def _wanted(session: str, set_: Sequence[str] | None, as_json: bool, **flags: str | None) -> tuple[Settings, str]:
+    """Return what describes the agent of today, and the whole name of the session."""
+    voice.as_json = as_json
+    return Settings(flags, set_ or ()), known(store_of(flags["store"]), session)
+
+
 def compact(
     session: options.Session,
     *,
@@ -75,9 +82,7 @@ def compact(
     as_json: options.Json = False,
 ) -> int:
     """Make the context of a session that is between turns smaller now. A summary is a request to the agent's model."""
-    voice.as_json = as_json
-    settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
-    name = known(store_of(store), session)
+    settings, name = _wanted(session, set_, as_json, agent=agent, model=model, system=system, store=store)
 
     async def work() -> bool:
         async with await find_agent(settings, ("compact", name)) as loop:
@@ -105,10 +110,7 @@ def replay(
 
     No model is asked, no tool is run, nothing is written; policy, guards and settings are those of the agent that is named.
     """
-    voice.as_json = as_json
-    settings = Settings({"agent": agent, "model": model, "system": system, "store": store}, set_ or ())
-    path = store_of(store)
-    name = known(path, session)
+    settings, name = _wanted(session, set_, as_json, agent=agent, model=model, system=system, store=store)
 
     async def work() -> Replay:
         async with await find_agent(settings, ("replay", name), asks=False) as loop:

@@ -103,9 +103,9 @@ async def leave(loop: StatefulAgentLoop, name: str, text: Said, *, key: str | No
     key = key or SystemChance().session_id()
     result = await loop.send(text, name, key=key, by=by, when_busy=when_busy, wait=False)
     row = await loop.store.find(name)
-    if result.status != "waiting" or row is None or not living(row.owner, row.deadline):
+    if result.status != "waiting" or row is None:
         return result
-    if pid(row.owner or "") == str(os.getpid()):
+    if not living(row.owner, row.deadline) or pid(row.owner or "") == str(os.getpid()):  # ours, or over by now: the same input again, and how it ended
         return await loop.send(text, name, key=key, by=by, when_busy=when_busy)
     return Left(name, result.input_seq, row.owner or "")
 
