@@ -394,7 +394,9 @@ MUTANTS = (
     # -- what users test with ------------------------------------------------------------------------------------------
     Mutant("a script that was not said", "testing/plugin.py", "        if said < lines:\n", "        if False:\n", "testing_kit"),
     Mutant("a live model in a test", "testing/plugin.py", "    if asked:\n", "    if False:\n", "testing_kit"),
-    Mutant("a turn that begins with yesterday's configuration", "drive/steps.py", "() if now == was or", "() if True or", "open_turn"),
+    Mutant(
+        "a turn that begins with yesterday's configuration", "drive/steps.py", "return () if now == e.SessionConfigured(config=self.state.config)", "return () if True", "open_turn"
+    ),
     Mutant("an open turn that is given new tools", "offer.py", "{*tools.standing}.difference", "set().difference", "open_turn"),
     Mutant("a call of a tool that the turn did not begin with", "executor.py", "and name in too_late(self._tools, state)", "and False", "open_turn"),
     Mutant("an open turn that changes its model", "offer.py", "recorded(model, state) or model", "model", "open_turn"),

@@ -103,9 +103,9 @@ async def test_prompt_settings_limits_and_tools_are_those_it_began_with(tmp_path
 
 
 async def test_what_is_the_same_in_the_log_is_no_change(tmp_path):
-    """JSON knows no tuples and no numbers as names; nothing was changed by writing it down."""
+    """JSON knows no tuples and no numbers as names, UTF-8 no half characters; nothing was changed by writing it down."""
     for _ in range(2):
-        async with StatefulAgentLoop(Seen("m").model, store=tmp_path / "log.db", settings={"stop": ("a", "b"), "bias": {1: 2}}) as loop:
+        async with StatefulAgentLoop(Seen("m").model, store=tmp_path / "log.db", system="half \ud800", settings={"stop": ("a", "b"), "bias": {1: 2}}) as loop:
             await loop.send("one", "s")
             await loop.send("two", "s")
             assert await loop.history("s", kinds=["session.configured"]) == []

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from power_agent import events as e
+from power_agent.cleaning import clean
 from power_agent.compaction import Compactor
 from power_agent.drive.attempts import Attempts
 from power_agent.drive.calls import Calls
@@ -172,10 +173,15 @@ class Drive:
         """Return the facts that begin something. A turn begins with the present configuration, and keeps it to its end."""
         if isinstance(step, Tell):
             return (e.NoteAdded(text=step.text, why=step.why),)
-        was = e.SessionConfigured(config=self.state.config)
-        now = was if self._config is None else e.SessionConfigured(config=self._config())
-        changed = () if now == was or e.encode(now) == e.encode(was) else (now,)  # a tuple in the settings is a list in the log
-        return (*changed, e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
+        return (*self._configured(), e.TurnStarted(turn=step.turn, inputs=step.inputs, continues=step.continues))
+
+    def _configured(self) -> Sequence[e.Event]:
+        """Return what is new of the configuration, once it is written as the log writes it: with lists for tuples, say."""
+        config = self.state.config if self._config is None else self._config()
+        if config == self.state.config:
+            return ()
+        now = clean(e.SessionConfigured(config=config)).event
+        return () if now == e.SessionConfigured(config=self.state.config) else (now,)
 
     def _somebody_looks(self) -> bool:
         """Say whether the end of this turn is looked at before it is one."""
