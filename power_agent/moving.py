@@ -29,8 +29,8 @@ from power_agent.parcel import Header, Share, Trailer, blob_lines, header_line, 
 from power_agent.ports import Adoption, Blob, Clock, Fact, Place, Record, SessionRow, Store, Tip
 from power_agent.redaction import redacted as shown
 from power_agent.state import SessionState, evolve
-from power_agent.store.sqlite import open_here
 from power_agent.store.verify import ChainReader, blobs_of
+from power_agent.store.writer import open_here
 
 CHUNK = 200
 """Events read at a time: a commit never waits long behind an export."""

@@ -24,8 +24,9 @@ from power_agent.errors import PowerAgentError, StoreBusy, StoreDamaged, StoreEr
 from power_agent.ports import Adoption, Append, Fact, Place, Store
 from power_agent.sink import opened
 from power_agent.state import SessionState, evolve, fold
-from power_agent.store.sqlite import SQLiteStore, open_here
+from power_agent.store.sqlite import SQLiteStore
 from power_agent.store.wreck import Begin, Prefix, Wreck
+from power_agent.store.writer import open_here
 
 DOUBT = "The end of the log was lost; it may have been run."
 

@@ -32,7 +32,7 @@ from power_agent.clock import SystemClock
 from power_agent.errors import HeadMoved, OwnershipLost, PowerAgentError, SessionNotFound
 from power_agent.hooks import Hooks
 from power_agent.state import SessionState
-from power_agent.store import sqlite
+from power_agent.store import writer
 
 log = logging.getLogger(__name__)
 MOST = 40
@@ -296,7 +296,7 @@ async def test_cancel_while_opening(tmp_path, way):
         reached, outcome = await cancelled(store.__aenter__(), nth, way)
         if not isinstance(outcome, BaseException):
             await store.__aexit__(None, None, None)
-        assert not sqlite._Writer.open, "the register of writers is empty"
+        assert not writer.Writer.open, "the register of writers is empty"
         await nothing_open(path)
         await used_once(path, way)
         if not reached:
@@ -316,7 +316,7 @@ async def test_cancel_while_closing(tmp_path, way):
         await sink.open(session="held")
         reached, _ = await cancelled(store.__aexit__(None, None, None), nth, way)
         await nothing_open(path)
-        assert not sqlite._Writer.open
+        assert not writer.Writer.open
         await used_once(path, way)
         if not reached:
             break
@@ -373,13 +373,13 @@ def descriptors_on(path: Path) -> list[str]:
 async def test_many_sessions_and_random_cancellations(tmp_path, monkeypatch):
     """64 sessions append at once and are cancelled at random: each gets on, none disturbs another, and commits are shared."""
     batches: list[int] = []
-    commit = sqlite.commit
+    commit = writer.commit
 
     def counted(db, requests):
         batches.append(len(requests))
         return commit(db, requests)
 
-    monkeypatch.setattr(sqlite, "commit", counted)
+    monkeypatch.setattr(writer, "commit", counted)
     async with SQLiteStore(tmp_path / "log.db") as store:
         heard = Heard()
         sink = sink_on(store, heard, "me")

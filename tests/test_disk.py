@@ -124,9 +124,9 @@ def _named(error: BaseException) -> str:
 
 def _prepared(task: dict[str, Any]) -> None:
     if task.get("checkpoint"):
-        from power_agent.store import sqlite
+        from power_agent.store import writer
 
-        sqlite.COMMITS_PER_CHECKPOINT = task["checkpoint"]
+        writer.COMMITS_PER_CHECKPOINT = task["checkpoint"]
     if "limit" in task:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], resource.RLIM_INFINITY))

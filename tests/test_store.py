@@ -28,7 +28,7 @@ from power_agent.ports import Append, Fact, Kept
 from power_agent.store import file
 from power_agent.store.file import file_system
 from power_agent.store.migrate import APPLICATION_ID, current
-from power_agent.store.sqlite import _Writer
+from power_agent.store.writer import Writer
 from power_agent.testing import StoreContract
 from power_agent.testing.store_contract import NOW, adding, erasing, fact, note, opening, said, taking, wrongs
 
@@ -182,7 +182,7 @@ async def test_stores_of_one_file_share_a_writer(tmp_path):
         assert await same.find("alice")
     async with SQLiteStore(tmp_path / "agent.db", durability="normal") as other:
         assert await other.find("alice")
-    assert not _Writer.open
+    assert not Writer.open
 
 
 async def test_who_asks_at_the_same_moment_is_kept_together(tmp_path):
@@ -420,7 +420,7 @@ async def test_errors_of_opening_say_what_to_do(tmp_path):
     with pytest.raises(errors.StoreError, match="open already"):
         async with SQLiteStore(tmp_path / "agent.db") as store:
             await store.__aenter__()
-    assert not _Writer.open
+    assert not Writer.open
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -489,7 +489,7 @@ async def test_an_opening_that_was_cancelled_leaves_nothing_open(tmp_path):
         with contextlib.suppress(asyncio.CancelledError):
             store = await opening_it
             await store.__aexit__(None, None, None)
-        assert not _Writer.open
+        assert not Writer.open
         await until(lambda: not descriptors(path) and not descriptors(f"{path}-wal"))
 
 
@@ -511,13 +511,13 @@ def test_a_store_left_open_in_a_dead_loop_is_not_found_by_the_next(tmp_path):
 
     try:
         asyncio.run(leave())
-        used = set(_Writer.open)
+        used = set(Writer.open)
         gc.collect()
         for number in range(30):
             asyncio.run(come(f"s{number}"))
     finally:
         for key in used:
-            _Writer.open.pop(key, None)
+            Writer.open.pop(key, None)
         for writer in left:
             writer.leases.close()
             asyncio.run(writer._db.close())
