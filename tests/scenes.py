@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -56,17 +56,24 @@ class Journal:
         self._descriptor = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
 
     def write(self, what: str, **more: Any) -> None:
-        os.write(self._descriptor, json.dumps({"what": what, "who": os.getpid(), **more}).encode() + b"\n")
+        os.write(self._descriptor, line_of({"what": what, "who": os.getpid(), **more}))
         if what == "ack":
             os.fsync(self._descriptor)
 
 
+def line_of(told: Mapping[str, Any]) -> bytes:
+    """Return a line of its own: a kill may tear a write where a page of the file ends, and the next line must not go on with the rest."""
+    return b"\n" + json.dumps(told).encode() + b"\n"
+
+
 def lines(path: Path | str, what: str | None = None) -> list[dict[str, Any]]:
-    """Return what the journal says."""
+    """Return what the journal says. A line that was torn was never told: its writer died before the write returned."""
+    found = list[dict[str, Any]]()
     with contextlib.suppress(FileNotFoundError):
-        found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        return [line for line in found if what in {None, line["what"]}]
-    return []
+        for line in Path(path).read_text(encoding="utf-8").split("\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return [line for line in found if what in {None, line["what"]}]
 
 
 # -- the judge ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class World:
     def _write(self, session: str, line: dict[str, Any], *, sync: bool = False) -> None:
         descriptor = os.open(self.folder / session, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
         try:
-            os.write(descriptor, json.dumps(line).encode() + b"\n")
+            os.write(descriptor, scenes.line_of(line))
             if sync:
                 os.fsync(descriptor)
         finally:

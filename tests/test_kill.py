@@ -104,6 +104,17 @@ def in_lanes(stages, tasks, play):
         return [result for lane in done for result in lane.result()]
 
 
+def test_a_line_torn_by_a_kill_is_none(tmp_path):
+    """The journals that judge are written by those who are killed: half a line takes neither the one before nor the one behind it along."""
+    journal = scenes.Journal(tmp_path / "journal")
+    journal.write("ready")
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(scenes.line_of({"what": "effect", "value": "x"})[:-5])
+    assert [line["what"] for line in scenes.lines(tmp_path / "journal")] == ["ready"]
+    journal.write("open")
+    assert [line["what"] for line in scenes.lines(tmp_path / "journal")] == ["ready", "open"]
+
+
 def test_kill_at_every_write(stages, points, tmp_path):
     """Before and in a commit nothing of it is there, after it all of it; the next process claims at once and goes on."""
 
