@@ -17,6 +17,7 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -139,11 +140,20 @@ _PER_CHARACTER = {"han": 0.72, "kanji": 0.85, "kana": 0.66, "hangul": 0.58}
 
 def estimate(text: str) -> int:
     """Estimate the number of tokens of a text; the same for the same text everywhere."""
-    if text.isascii():
-        return round(sum(map(_COSTS.__getitem__, _PLAIN.findall(text))))
-    return round(sum(_cost(piece.lastgroup or "", piece[0]) for piece in _PIECES.finditer(text)))
+    if not text.isascii():
+        return round(sum(_cost(piece.lastgroup or "", piece[0]) for piece in _PIECES.finditer(text)) / _TOKEN)
+    first, *words = text.split(" ")
+    if not words or first[-1:].isspace():
+        return round(_by_pieces(text) / _TOKEN)
+    last = words.pop()
+    try:
+        return round((_by_pieces(first) + sum(map(_WORDS.__getitem__, words)) + _by_pieces(f" {last}")) / _TOKEN)
+    except _NoBoundaryError:
+        return round(_by_pieces(text) / _TOKEN)
 
 
+_TOKEN = 1000
+"""Costs are whole numbers, so that it does not matter in which order they are added up: so many of them are a token."""
 _BLANK = r"[\s\x1c-\x1f]"
 _PLAIN = re.compile(
     rf"{_BEFORE}(?:[A-Z]*+[a-z]++|[A-Z]++){_CONTRACTED}|\d{{1,3}}|\ ?[!-/:-@\[-`{{-~]++[\r\n/]*|{_BLANK}*[\r\n]+|{_BLANK}+(?={_BLANK}|\Z)|{_BLANK}+|.",
@@ -152,26 +162,55 @@ _PLAIN = re.compile(
 """The same pieces where all is ASCII, without the names of their kinds."""
 
 
-class _Costs(dict[str, float]):
-    """What pieces of ASCII cost. There a piece alone says of what kind it is, and words come again: most are known by now."""
+class _NoBoundaryError(Exception):
+    """A space stands behind another blank, so that no piece need begin with it."""
+
+
+def _by_pieces(text: str) -> int:
+    return sum(map(_COSTS.__getitem__, _PLAIN.findall(text)))
+
+
+def _piece(piece: str) -> int:
+    """Return what a piece of ASCII costs. There a piece alone says of what kind it is."""
+    found = _PIECES.fullmatch(piece)
+    return _cost(found.lastgroup or "" if found else "", piece)
+
+
+def _behind_a_space(word: str) -> int:
+    """Return what stands between two spaces costs, the first of them included. Behind what is not blank, a space begins a piece."""
+    if not word or word[-1].isspace():
+        raise _NoBoundaryError
+    return _by_pieces(f" {word}")
+
+
+class _Known(dict[str, int]):
+    """What costs what, by now: words come again and again."""
 
     most = 20_000
     longest = 64  # characters; longer ones hardly come again, and would be kept for nothing
 
-    def __missing__(self, piece: str) -> float:
+    def __init__(self, cost: Callable[[str], int]) -> None:
+        super().__init__()
+        self._cost = cost
+
+    def __missing__(self, text: str) -> int:
+        cost = self._cost(text)
         if len(self) >= self.most:
             self.clear()
-        found = _PIECES.fullmatch(piece)
-        cost = _cost(found.lastgroup or "" if found else "", piece)
-        if len(piece) <= self.longest:
-            self[piece] = cost
+        if len(text) <= self.longest:
+            self[text] = cost
         return cost
 
 
-_COSTS = _Costs()
+_COSTS = _Known(_piece)
+_WORDS = _Known(_behind_a_space)
 
 
-def _cost(kind: str, piece: str) -> float:
+def _cost(kind: str, piece: str) -> int:
+    return round(_TOKEN * _tokens(kind, piece))
+
+
+def _tokens(kind: str, piece: str) -> float:
     size = len(piece)
     match kind:
         case "word" | "caps":

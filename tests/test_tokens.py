@@ -95,24 +95,26 @@ def test_counting_characters_is_no_estimate():
 def test_the_quick_way_for_ascii_is_the_same(text):
     """What is all ASCII is cut by a simpler expression, and pieces that were seen are known: to the same number as by the whole rules."""
     text = text.encode("ascii", "ignore").decode()
-    assert estimate(text) == round(sum(tokens._cost(piece.lastgroup or "", piece[0]) for piece in tokens._PIECES.finditer(text)))
+    assert estimate(text) == round(sum(tokens._cost(piece.lastgroup or "", piece[0]) for piece in tokens._PIECES.finditer(text)) / 1_000)
 
 
 def test_what_is_known_of_pieces_is_bounded(monkeypatch):
     """Texts of which no piece comes again fill nothing up."""
-    costs = tokens._Costs()
+    costs = tokens._Known(tokens._piece)
     monkeypatch.setattr(costs, "most", 100)
-    assert sum(costs[str(number)] for number in range(1_000)) == 1_000
+    assert sum(costs[str(number)] for number in range(1_000)) == 1_000_000
     assert len(costs) <= 100
 
 
 def test_long_pieces_are_not_kept(monkeypatch):
     """A genome is one word, and so is the next one: twenty thousand of them are more than a process should hold."""
-    costs = tokens._Costs()
+    costs, words = tokens._Known(tokens._piece), tokens._Known(tokens._behind_a_space)
     monkeypatch.setattr(tokens, "_COSTS", costs)
-    words = ["acgt" * 5_000 + "a" * number for number in range(20)]
-    assert [estimate(word) for word in words] == [estimate(word) for word in words]
-    assert sum(map(len, costs)) == 0
+    monkeypatch.setattr(tokens, "_WORDS", words)
+    genomes = ["acgt" * 5_000 + "a" * number for number in range(20)]
+    texts = [*genomes, " ".join(genomes)]
+    assert [estimate(text) for text in texts] == [estimate(text) for text in texts]
+    assert sum(map(len, [*costs, *words])) == 0
 
 
 @pytest.mark.parametrize("text", PUBLISHED)
