@@ -10,8 +10,8 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from itertools import count
+from operator import is_
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from power_agent.events import Cut, Event, decode, encode
 from power_agent.limits import MAX_ID_CHARACTERS
 from power_agent.messages import Attachment, clean_text
 from power_agent.secrets import Cover
+from power_agent.word import Word, names_of, replace
 
 T = TypeVar("T")
 
@@ -67,16 +68,6 @@ def _encoded(event: Event) -> str | None:
         if "surrogates" in str(error):
             return None
         raise InvalidInput(f"A {event.kind} event cannot be written as JSON: {' '.join(str(error).split())[:200]}") from error
-
-
-_known_names: dict[type, tuple[str, ...]] = {}
-
-
-def _names(kind: type) -> tuple[str, ...]:
-    known = _known_names.get(kind)
-    if known is None:
-        known = _known_names[kind] = tuple(field.name for field in fields(kind))
-    return known
 
 
 def _refuse_constants(kind: str, body: str) -> None:
@@ -130,9 +121,10 @@ def _mapped(value: Any, change: Cleaner, blobs: Mapping[str, bytes] = MappingPro
         return type(value)(_mapped(item, change, blobs) for item in value)
     if isinstance(value, Cut | Attachment) and value.blob is not None and value.blob in blobs:
         value = _renamed(value, blobs[value.blob])
-    if is_dataclass(value) and not isinstance(value, type):
-        changed = {name: _mapped(getattr(value, name), change, blobs) for name in _names(type(value))}
-        return replace(value, **changed)
+    if isinstance(value, Word):
+        old = {name: getattr(value, name) for name in names_of(type(value))}
+        new = {name: _mapped(one, change, blobs) for name, one in old.items()}
+        return value if all(map(is_, new.values(), old.values())) else replace(value, **new)
     return value
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from power_agent import events as e
 from power_agent.context import cut_places, shown
@@ -27,6 +26,7 @@ from power_agent.ports import Crowded, Exchange, Model, Smaller, Strategy, Tools
 from power_agent.report import ContextReport, report
 from power_agent.state import Said, SessionState, Summed, evolve
 from power_agent.strategies import Summarise, TrimOutputs, shortened
+from power_agent.word import replace
 
 REQUEST = "{summary}\n\n[The request that is being worked on, word for word]\n{request}"
 _log = logging.getLogger("power_agent")

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import replace
 
 from power_agent.events import Cut
 from power_agent.limits import MAX_BLOB_BYTES
 from power_agent.messages import Attachment, Call, ContentPart, Message, Output, Text
 from power_agent.state import Answered, CallState, Entry, Outcome, Returned, Said, SessionState, Summed, Told, Transcript
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 DENIED = "Denied by {by}: {reason}. It was not run."
 ABORTED_BEFORE = "Aborted by {by}: {reason}. It was not run."

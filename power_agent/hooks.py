@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from power_agent.events import TERMINAL, Envelope, Event, call_of
 from power_agent.ports import Glimpsed, Listener
 from power_agent.secrets import Flow, Secrets
+from power_agent.word import replace
 
 _log = logging.getLogger("power_agent")
 

@@ -15,7 +15,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -31,6 +30,7 @@ from power_agent.redaction import redacted as shown
 from power_agent.state import SessionState, evolve
 from power_agent.store.verify import ChainReader, blobs_of
 from power_agent.store.writer import open_here
+from power_agent.word import replace
 
 CHUNK = 200
 """Events read at a time: a commit never waits long behind an export."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pydantic import JsonValue
@@ -21,6 +20,7 @@ from power_agent.messages import Attachment, Call, Text
 from power_agent.ports import ProbeAnswer, Store, Tool, ToolContext, Tools, ToolSpec, Unknown
 from power_agent.sink import opened
 from power_agent.state import SessionState
+from power_agent.word import replace
 
 SPOKEN = ("input.received", "model.answered", "call.succeeded", "call.failed", "context.compacted", "note.added")
 SEARCH = ToolSpec(

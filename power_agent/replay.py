@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any, NoReturn
 
 from power_agent import events as e
@@ -32,7 +32,7 @@ from power_agent.ports import Glimpse, ModelReply, ModelRequest, Store, ToolCont
 from power_agent.sink import Sink, opened
 from power_agent.state import CallState, SessionState, evolve
 from power_agent.store import SQLiteStore
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 OWNER = "replay"
 LEASE_SECONDS = 1_000_000.0

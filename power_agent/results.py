@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from power_agent.messages import Call, OutputShape, Usage
 from power_agent.ports import Store
 from power_agent.sink import opened
 from power_agent.state import CallPlace, SessionState
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 Status = Literal["completed", "waiting", "cancelled", "limit", "failed"]
 WHY: Mapping[str, str] = {

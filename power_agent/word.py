@@ -15,6 +15,7 @@ from typing import Any, TypeVar, dataclass_transform
 from pydantic import ConfigDict
 
 T = TypeVar("T", bound=type)
+W = TypeVar("W", bound="Word")
 
 
 class Word:
@@ -36,14 +37,14 @@ class Word:
         return other is self or bool(values(self) == values(other))
 
     def __hash__(self) -> int:
-        return hash((type(self), *(getattr(self, name) for name in _names(type(self)))))
+        return hash((type(self), *(getattr(self, name) for name in names_of(type(self)))))
 
     def __repr__(self) -> str:
-        values = ", ".join([f"{name}={getattr(self, name)!r}" for name in _names(type(self))])
+        values = ", ".join([f"{name}={getattr(self, name)!r}" for name in names_of(type(self))])
         return f"{type(self).__qualname__}({values})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), {name: getattr(self, name) for name in _names(type(self))})
+        return _rebuilt, (type(self), {name: getattr(self, name) for name in names_of(type(self))})
 
 
 def _fields(thing: Any) -> tuple[Field[Any], ...]:
@@ -54,7 +55,8 @@ _known_names: dict[type, tuple[str, ...]] = {}
 _known_readers: dict[type, Callable[[object], object]] = {}
 
 
-def _names(kind: type) -> tuple[str, ...]:
+def names_of(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a kind."""
     known = _known_names.get(kind)
     if known is None:
         known = _known_names[kind] = tuple(one.name for one in _fields(kind))
@@ -65,7 +67,7 @@ def _reader(kind: type) -> Callable[[object], object]:
     """Return what reads all fields of this kind at once."""
     known = _known_readers.get(kind)
     if known is None:
-        known = _known_readers[kind] = attrgetter(*_names(kind)) if _names(kind) else lambda _: ()
+        known = _known_readers[kind] = attrgetter(*names_of(kind)) if names_of(kind) else lambda _: ()
     return known
 
 
@@ -85,6 +87,14 @@ def word(*, kw_only: bool = False, slots: bool = True) -> Callable[[T], T]:
     return made
 
 
+def replace(one: W, **changes: Any) -> W:
+    """Return a word with changes: `dataclasses.replace`, at a fifth of its cost."""
+    kind = type(one)
+    values = {name: getattr(one, name) for name in names_of(kind)}
+    values.update(changes)
+    return kind(**values)
+
+
 def _first_init(self: Any, *args: Any, **values: Any) -> None:
     """Compile the constructor of this kind, put it in its place, and use it."""
     kind = type(self)
@@ -92,10 +102,17 @@ def _first_init(self: Any, *args: Any, **values: Any) -> None:
     kind.__init__(self, *args, **values)
 
 
+_OPEN = {"__slots__": (), "__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
+"""What makes a kind an open one; both, because one slot of the type serves both."""
+
+
 def _constructor(kind: type) -> Callable[..., None]:
+    """Compile a constructor. A word cannot be set, so where it has slots it is of an open kind, which can, while it is filled: a fraction
+    of what passing by its own `__setattr__` costs, once for each field.
+    """
     names: dict[str, Any] = {"_missing": MISSING}
     plain = hasattr(kind, "__dict__") and "__slots__" not in vars(kind)
-    positional, keyword, body = ["self"], list[str](), ["    _fields = self.__dict__"] if plain else list[str]()
+    positional, keyword, body = ["self"], list[str](), list[str]()
     for one in _fields(kind):
         default, value = "", one.name
         if one.default is not MISSING:
@@ -105,11 +122,12 @@ def _constructor(kind: type) -> Callable[..., None]:
             names[f"_make_{one.name}"] = one.default_factory
             default, value = "=_missing", f"_make_{one.name}() if {one.name} is _missing else {one.name}"
         (keyword if one.kw_only else positional).append(one.name + default)
-        if plain:
-            body.append(f"    _fields[{one.name!r}] = {value}")
-        else:
-            names[f"_put_{one.name}"] = getattr(kind, one.name).__set__  # the slot itself: half the cost of finding it by name
-            body.append(f"    _put_{one.name}(self, {value})")
+        body.append(f"    _fields[{one.name!r}] = {value}" if plain else f"    self.{one.name} = {value}")
+    if plain:
+        body.insert(0, "    _fields = self.__dict__")
+    else:
+        names |= {"_become": vars(object)["__class__"].__set__, "_open": type(kind.__name__, (kind,), _OPEN), "_kind": kind}
+        body = ["    _become(self, _open)", *body, "    self.__class__ = _kind"]
     head = ", ".join([*positional, *(["*", *keyword] if keyword else [])])
     exec(f"def __init__({head}):\n" + "\n".join(body or ["    pass"]), names)  # noqa: S102  only names of fields stand in it, as in dataclasses
     constructor: Callable[..., None] = names["__init__"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -21,6 +20,7 @@ from power_agent.cli.telling import as_data
 from power_agent.difference import Difference
 from power_agent.errors import InvalidInput, UsageError
 from power_agent.replay import Replay
+from power_agent.word import replace
 
 _PLUMBING = {"owner", "epoch"}
 """Who worked on it says nothing about what came of it; --json has it."""

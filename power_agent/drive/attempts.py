@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from power_agent import events as e
@@ -17,6 +16,7 @@ from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, MAX_M
 from power_agent.machine import AskModel, turn_deadline
 from power_agent.messages import AnswerPart, Call, Usage
 from power_agent.ports import Model, ModelReply, SoFar, Tried
+from power_agent.word import replace
 
 RESERVED = "what was reserved, because no tokens were counted"
 """The source of a cost that nobody told, where a limit of money has to go by something."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from power_agent import events as e
@@ -26,6 +25,7 @@ from power_agent.ports import Glimpse, Glimpsed, Model, ModelReply, ModelRequest
 from power_agent.prefix import Prefix
 from power_agent.state import Said, SessionState, evolve
 from power_agent.surroundings import Asked, Provider, bounded, failed, parts_of, with_surroundings
+from power_agent.word import replace
 
 _log = logging.getLogger("power_agent")
 

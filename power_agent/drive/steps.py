@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 
 from power_agent import events as e
 from power_agent.cleaning import clean
@@ -36,6 +35,7 @@ from power_agent.ports import Clock, Glimpsed, Model, Store, Tools
 from power_agent.sink import Sink
 from power_agent.state import SessionState
 from power_agent.surroundings import Provider
+from power_agent.word import replace
 
 NO_GUARDS = Guards()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from power_agent.models.anthropic import Anthropic
 from power_agent.models.format import Format
 from power_agent.models.openai_chat import OpenAIChat
 from power_agent.ports import ModelRequest
+from power_agent.word import replace
 
 Turn = dict[str, Any]
 

@@ -7,14 +7,13 @@ Compactions are told where they happened; what they folded away is told as it wa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from power_agent import events as e
 from power_agent.context import outcome_for_model
 from power_agent.events import Envelope
 from power_agent.messages import Attachment, Call, ContentPart, Message, Output, Text
 from power_agent.state import Answered, CallState, Entry, Returned, Said, SessionState, Told, Transcript, evolve
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 UNRESOLVED = "It had no outcome yet when this was exported: {place}."
 

@@ -12,13 +12,13 @@ import re
 from base64 import b64decode
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from power_agent.foreign import ForeignError, parsed
 from power_agent.hearsay.account import Account, Answered, Folded, Heard, Item, Records, Resulted, Shown, Strange, at_of, count_of, dict_of, list_of, text_of
 from power_agent.messages import AnswerPart, Attachment, Call, Reasoning, Text, Usage
 from power_agent.uploads import Upload
+from power_agent.word import replace
 
 FORM = "codex"
 ENVELOPES = frozenset({"session_meta", "response_item", "event_msg", "turn_context", "compacted"})

@@ -8,7 +8,6 @@ model sees them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from itertools import accumulate
 from typing import Any, cast
@@ -23,6 +22,7 @@ from power_agent.ports import Fact
 from power_agent.secrets import Cover
 from power_agent.state import SessionState, evolve
 from power_agent.uploads import taken
+from power_agent.word import replace
 
 IMPORT = "import"
 NO_OUTCOME = "imported without an outcome"

@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args
@@ -58,6 +57,7 @@ from power_agent.store import SQLiteStore
 from power_agent.surroundings import Provider
 from power_agent.tokens import weigh
 from power_agent.tools import Toolbox
+from power_agent.word import replace
 
 if TYPE_CHECKING:
     from power_agent.difference import Difference

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,7 @@ from power_agent.results import TurnResult, pending_of, result_of
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.uploads import Upload, taken
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 Sayable = ContentPart | Upload | Path
 Said = str | Sayable | Sequence[str | Sayable]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Literal
 
 from power_agent import events as e
@@ -15,7 +14,7 @@ from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 PAGE = 500
 """Sessions looked at in one go."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from power_agent import events as e
@@ -22,6 +21,7 @@ from power_agent.ports import Clock, Store
 from power_agent.results import TurnReader, TurnResult
 from power_agent.sink import Sink
 from power_agent.state import SessionState
+from power_agent.word import replace
 
 _log = logging.getLogger("power_agent")
 

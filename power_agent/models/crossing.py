@@ -9,9 +9,9 @@ An attachment that a model cannot take is named in words.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from power_agent.messages import AnyPart, Attachment, Call, ContentPart, Message, Output, Text
+from power_agent.word import replace
 
 
 def spoken(form: str, speaker: str | None) -> str:

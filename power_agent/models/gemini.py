@@ -8,7 +8,6 @@ follow in the order of the calls.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +20,7 @@ from power_agent.models.format import Piece, Sending, Shaping, base64_of, body_o
 from power_agent.models.gleaning import EMPTY, closed, joined, kept, kind_of, list_of, name_of, object_of, own, text_of
 from power_agent.models.settings import Settings, merged
 from power_agent.ports import ModelReply, ModelRequest
+from power_agent.word import replace
 
 Part = dict[str, Any]
 

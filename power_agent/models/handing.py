@@ -6,11 +6,10 @@ nor a later request knows of it. Made beside calls of real tools it is too early
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from power_agent.messages import AnswerPart, Call, Reasoning, Text
 from power_agent.models.format import body_of
 from power_agent.ports import ModelReply, ModelRequest, ToolSpec
+from power_agent.word import replace
 
 NAME = "final_answer"
 DESCRIPTION = "Give your final answer by calling this, once, when everything else is done. Nothing you write beside it is read."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
@@ -29,7 +28,7 @@ from power_agent.models.prices import Card
 from power_agent.ports import Clock, Glimpse, Model, ModelReply, ModelRequest
 from power_agent.secrets import Secret, Secrets
 from power_agent.wire import Bounds, Incoming, Wire
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from power_agent.errors import InvalidInput, ModelError
@@ -20,6 +19,7 @@ from power_agent.models.format import Piece, Reading, Sending, Shaping, argument
 from power_agent.models.gleaning import closed, list_of, name_of
 from power_agent.models.settings import Settings, merged, unsayable
 from power_agent.ports import ModelReply, ModelRequest, ToolSpec
+from power_agent.word import replace
 
 NAME = "ollama"
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}

@@ -8,7 +8,6 @@ is demanded beside the move it belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from power_agent import events as e
@@ -39,6 +38,7 @@ from power_agent.state.shape import (
     Transcript,
     Turn,
 )
+from power_agent.word import replace
 
 TOO_LONG = "context_too_long"
 """The code of a failure that a compaction may mend (`errors.ContextTooLong`)."""

@@ -18,7 +18,6 @@ import difflib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +37,7 @@ from power_agent.state.found import SEARCH as FIND
 from power_agent.store.verify import ChainReader
 from power_agent.surroundings import with_surroundings
 from power_agent.tools.toolbox import spec_digest
-from power_agent.word import Word, word
+from power_agent.word import Word, replace, word
 
 SHOWN_LINES = 40
 """Of a difference; a whole file that was not expected need not be read."""

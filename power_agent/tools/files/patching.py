@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
-from dataclasses import replace as changed
 from typing import Any
 
 from power_agent.errors import BadArguments, EditRefused, FileChanged
@@ -20,6 +19,7 @@ from power_agent.tools.files.names import Names, file_meant, shown
 from power_agent.tools.files.replacing import current, replace
 from power_agent.tools.files.room import Room
 from power_agent.word import Word, word
+from power_agent.word import replace as changed
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _IGNORED = ("diff ", "index ", "new file mode ", "deleted file mode ", "similarity index ")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ from power_agent.tools.mcp.connection import Connection, MCPStatus
 from power_agent.tools.mcp.definitions import Definition
 from power_agent.tools.mcp.described import MCPServer
 from power_agent.tools.mcp.memory import Memory, OfProcess
+from power_agent.word import replace
 
 _KINDS: Mapping[str, tuple[type, ...]] = {"string": (str,), "boolean": (bool,), "integer": (int,), "number": (int, float), "array": (list,), "object": (dict,)}
 
