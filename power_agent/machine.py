@@ -133,25 +133,33 @@ def _between_turns(state: SessionState, facts: Facts) -> Step:
 
 def _with_calls(state: SessionState, now: int, facts: Facts) -> Step:
     calls = state.unresolved
-    doubt = _ids(call for call in calls if call.place == "started" and call.call.id not in facts.running)
-    expired = _ids(call for call in calls if call.place == "waiting" and call.deadline is not None and call.deadline <= now)
-    ready = _ids(call for call in calls if call.place in {"requested", "approved"} or (call.place == "doubted" and call.permitted_by))
-    ready = tuple(call for call in ready if call not in facts.running)
-    if state.cancel is not None or (state.turn is not None and LAST in state.turn.habits.told):
-        abort = _ids(call for call in calls if call.place in {"requested", "waiting", "approved"})
-        step = RunCalls(doubt=doubt, abort=abort)
-    else:
-        step = RunCalls(ready, doubt, expired)
-    if step != RunCalls():
-        return step
-    running = _ids(call for call in calls if call.call.id in facts.running)
+    due = _due(state, calls, now, facts)
+    if due is not None:
+        return due
+    running = tuple(call.call.id for call in calls if call.call.id in facts.running)
     if running:
         return Wait("running", running, earliest_deadline(calls))
-    return Wait("person", _ids(calls), earliest_deadline(calls))
+    return Wait("person", tuple(call.call.id for call in calls), earliest_deadline(calls))
 
 
-def _ids(calls: object) -> tuple[str, ...]:
-    return tuple(call.call.id for call in calls)  # type: ignore[attr-defined]
+def _due(state: SessionState, calls: tuple[CallState, ...], now: int, facts: Facts) -> RunCalls | None:
+    """Return what is to be done about calls at once."""
+    over = state.cancel is not None or (state.turn is not None and LAST in state.turn.habits.told)
+    run, doubt, expired, abort = list[str](), list[str](), list[str](), list[str]()
+    for call in calls:
+        name, place = call.call.id, call.place
+        if place == "started":
+            if name not in facts.running:
+                doubt.append(name)
+        elif over:
+            if place != "doubted":
+                abort.append(name)
+        elif place == "waiting":
+            if call.deadline is not None and call.deadline <= now:
+                expired.append(name)
+        elif (place != "doubted" or call.permitted_by) and name not in facts.running:
+            run.append(name)
+    return RunCalls(tuple(run), tuple(doubt), tuple(expired), tuple(abort)) if run or doubt or expired or abort else None
 
 
 def earliest_deadline(calls: tuple[CallState, ...]) -> int | None:

@@ -39,6 +39,11 @@ def offered(tools: Tools, state: SessionState) -> tuple[ToolSpec, ...]:
 
 def too_late(tools: Tools, state: SessionState) -> Collection[str]:
     """Return the names of tools that the open turn did not begin with."""
-    if state.turn is None or state.turn.config.tools == tools.refs:
+    if state.turn is None:
         return ()
-    return {*tools.standing}.difference(one.name for one in state.turn.config.tools)
+    began, now = state.turn.config.tools, tools.refs
+    known: tuple[object, object, Collection[str]] | None = state.transcript.memo.get("too late")
+    if known is None or known[0] is not began or known[1] is not now:  # asked ten times in a turn, of the same two
+        known = began, now, () if began == now else {*tools.standing}.difference(one.name for one in began)
+        state.transcript.memo["too late"] = known
+    return known[2]

@@ -31,10 +31,12 @@ class Word:
         raise FrozenInstanceError(f"cannot delete field {name!r}")
 
     def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
         if type(other) is not type(self):
             return NotImplemented
         values = _reader(type(self))
-        return other is self or bool(values(self) == values(other))
+        return bool(values(self) == values(other))
 
     def __hash__(self) -> int:
         return hash((type(self), *(getattr(self, name) for name in names_of(type(self)))))

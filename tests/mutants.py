@@ -116,7 +116,7 @@ MUTANTS = (
     Mutant("a project says what only reads", "tools/mcp/described.py", "sorted(self.headers.items()), self.reads]", "sorted(self.headers.items())]", "mcp_cli mcp_words"),
     Mutant("a server that writes unasked", "cli/serving.py", "(*READING, *(WRITING if allow_write else ()))", "(*READING, *WRITING)", "mcp_serve"),
     Mutant("two outcomes", "state/moves.py", '    "succeeded": {},\n', '    "succeeded": {"call.failed": "failed", "call.succeeded": "succeeded"},\n', "state"),
-    Mutant("a forgotten call", "machine.py", "    ready = tuple(call for call in ready if call not in facts.running)\n", "    ready = ready[1:]\n", "machine loop"),
+    Mutant("a forgotten call", "machine.py", "return RunCalls(tuple(run), tuple(doubt)", "return RunCalls(tuple(run[1:]), tuple(doubt)", "machine loop"),
     Mutant(
         "a late result is lost",
         "drive/calls.py",
@@ -141,7 +141,7 @@ MUTANTS = (
         "            return Allow()\n",
         "approval tools loop",
     ),
-    Mutant("silence is consent", "machine.py", 'if call.place == "waiting" and call.deadline is not None and call.deadline <= now)', "if False)", "machine approval"),
+    Mutant("silence is consent", "machine.py", "            if call.deadline is not None and call.deadline <= now:\n", "            if False:\n", "machine approval"),
     Mutant(
         "a denied call runs",
         "executor.py",
