@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import JsonValue
+from pydantic_core import to_json
 
 from power_agent.context import NOTE, SUMMARY, outcome_for_model
 from power_agent.limits import (
@@ -72,7 +73,7 @@ def of_part(part: object, count: Count) -> int:
         case Text(text=text, raw=raw) | Reasoning(reasoning=text, raw=raw):
             return count(raw or text)
         case Call():
-            return count(part.name) + count(part.malformed or json.dumps(part.arguments, ensure_ascii=False))
+            return count(part.name) + count(part.malformed or to_json(part.arguments).decode())
         case Opaque(opaque=text):
             return count(text)
         case Output(content=content):

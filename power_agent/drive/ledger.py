@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from power_agent import events as e
+from power_agent.drive.tasks import first_of
 from power_agent.errors import HeadMoved, IllegalMove, OwnershipLost
 from power_agent.limits import LOOK_SECONDS
 from power_agent.ports import Clock, Store
@@ -150,7 +151,7 @@ class Ledger:
         """Wait until one of the tasks is done, somebody wakes us, or it is time to look at the log; look."""
         pause = LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS)
         if tasks:
-            await asyncio.wait({*tasks, self._news}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            await first_of((*tasks, self._news), pause)
         else:
             sleeping = asyncio.ensure_future(self.clock.sleep(pause))
             try:

@@ -66,9 +66,7 @@ class Questions:
             return
         model = self._chosen(step)
         asked = self._asking(step, model, around)
-        shown = evolve(
-            self._ledger.state, e.Envelope(self._ledger.state.session, self._ledger.state.seq + 1, self._ledger.state.epoch, self._ledger.clock.now(), asked)
-        )  # with what it takes in
+        shown = self._with_taken_in(asked)
         rendered = self._request(step, shown, asked)
         prefix: Prefix = shown.transcript.memo.setdefault("prefix", Prefix())
         self._ledger.stage(replace(asked, prefix_digest=prefix.digest(rendered)))
@@ -86,6 +84,13 @@ class Questions:
         else:
             if reply is not None:
                 self._stage_answer(step, self._attempts.paid(model, reply))
+
+    def _with_taken_in(self, asked: e.ModelAsked) -> SessionState:
+        """Return the state with what a request takes in: inputs that steer, and notes."""
+        state = self._ledger.state
+        if not asked.inputs and not state.notes:
+            return state
+        return evolve(state, e.Envelope(state.session, state.seq + 1, state.epoch, self._ledger.clock.now(), asked))
 
     def _chosen(self, step: AskModel) -> Model:
         """Return who makes this attempt: the log knows what was tried for the same answer, and who answered last."""

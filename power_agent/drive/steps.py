@@ -164,9 +164,9 @@ class Drive:
         if not isinstance(step, AskModel):
             return step
         bounds = self._compactor.bounds(self.state)
-        if bounds.soft is None:
+        if bounds.soft is None or (tokens := self._compactor.coming(self.state)) <= bounds.soft:
             return step
-        facts = replace(facts, context_tokens=self._compactor.coming(self.state), context_window=bounds.soft, context_most=bounds.hard)
+        facts = replace(facts, context_tokens=tokens, context_window=bounds.soft, context_most=bounds.hard)
         return decide(self.state, self._clock.now(), facts)
 
     def _begun(self, step: TakeInput | Tell) -> Sequence[e.Event]:

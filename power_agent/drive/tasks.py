@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from power_agent.limits import STOP_SECONDS
@@ -15,6 +16,26 @@ async def stopped(tasks: Any) -> None:
         task.cancel()
     if alive:
         await asyncio.wait(alive, timeout=STOP_SECONDS)
+
+
+async def first_of(futures: Collection[asyncio.Future[Any]], seconds: float) -> None:
+    """Wait until one of them is done, at most so long. `asyncio.wait` does more than is asked for here, and a turn waits often."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(seconds, wake)
+    for one in futures:
+        one.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        for one in futures:
+            one.remove_done_callback(wake)
 
 
 async def dropped(verdict: Any) -> None:

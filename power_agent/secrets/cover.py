@@ -54,7 +54,10 @@ class Cover:
 
     def suspects_bytes(self, text: bytes) -> bool:
         """Say the same of a text's bytes."""
-        if any(map(text.__contains__, self._anywhere)) or any(one.search(text) for one in self._quick):
+        for one in self._quick:
+            if one.search(text):
+                return True
+        if self._anywhere and any(map(text.__contains__, self._anywhere)):
             return True
         if not (self._in_runs or self._beginnings):
             return False
@@ -62,7 +65,7 @@ class Cover:
         if not runs:
             return False
         long_words = b" ".join(runs)
-        if any(map(long_words.__contains__, self._in_runs)) or (self._beginnings and self._beginnings.search(long_words)):
+        if (self._in_runs and any(map(long_words.__contains__, self._in_runs))) or (self._beginnings and self._beginnings.search(long_words)):
             return True
         if self.marks and any(len(run) > 55 for run in runs) and _WRAPPED.search(text):  # noqa: PLR2004  as long as a line
             return True
