@@ -113,8 +113,6 @@ def _mapped(value: Any, change: Cleaner, blobs: Mapping[str, bytes] = MappingPro
     """
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, Mapping):
-        return _distinct((_mapped(key, change), _number(item, change) if type(item) in _NUMBERS else _mapped(item, change, blobs)) for key, item in value.items())
     if isinstance(value, list):
         return [_number(item, change) if type(item) in _NUMBERS else _mapped(item, change, blobs) for item in value]
     if isinstance(value, tuple):
@@ -125,6 +123,8 @@ def _mapped(value: Any, change: Cleaner, blobs: Mapping[str, bytes] = MappingPro
         old = {name: getattr(value, name) for name in names_of(type(value))}
         new = {name: _mapped(one, change, blobs) for name, one in old.items()}
         return value if all(map(is_, new.values(), old.values())) else replace(value, **new)
+    if isinstance(value, Mapping):
+        return _distinct((_mapped(key, change), _number(item, change) if type(item) in _NUMBERS else _mapped(item, change, blobs)) for key, item in value.items())
     return value
 
 

@@ -236,9 +236,11 @@ class Sink:
         )
         await self._tell_missed(draft)
         self._under_way[draft.session] = keeping = asyncio.ensure_future(self._store.append(request))
-        keeping.add_done_callback(partial(self._kept, [envelope for _, envelope in draft.ready]))
-        await asyncio.shield(keeping)
+        waiter = asyncio.get_running_loop().create_future()
+        keeping.add_done_callback(partial(self._kept, [envelope for _, envelope in draft.ready], waiter))
+        await waiter  # not for the commit itself: that is nobody's to cancel
         self._under_way.pop(draft.session, None)
+        keeping.result()  # or what went wrong
         return draft.state
 
     async def settled(self, session: str) -> None:
@@ -253,15 +255,14 @@ class Sink:
         self.check(draft, events, blobs)
         return await self.keep(draft, branch=branch, release=release)
 
-    def _kept(self, envelopes: list[Envelope], keeping: asyncio.Future[Kept]) -> None:
+    def _kept(self, envelopes: list[Envelope], waiter: asyncio.Future[None], keeping: asyncio.Future[Kept]) -> None:
         """Tell what was kept: as soon as it is, and also when whoever asked has gone."""
-        if keeping.cancelled() or keeping.exception() is not None:
-            return
-        kept = keeping.result()
-        self._tell(
-            Envelope(session, seq, epoch, at, event, link, kept.position + number, kind)
-            for number, ((session, seq, epoch, at, event, _, _, kind), link) in enumerate(zip(envelopes, kept.hashes, strict=True))
-        )
+        try:
+            if not keeping.cancelled() and keeping.exception() is None:
+                self._tell(_told(envelopes, keeping.result()))
+        finally:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _tell_missed(self, draft: Draft) -> None:
         """Tell what others added before a draft begins, if nobody here has heard of it yet: facts are told in order."""
@@ -334,6 +335,12 @@ class Sink:
         if row is None:
             raise SessionNotFound(f"There is no session {session!r}.", session=session)
         return row
+
+
+def _told(envelopes: Iterable[Envelope], kept: Kept) -> Iterable[Envelope]:
+    """Yield what was kept, with where it stands in the store."""
+    for number, ((session, seq, epoch, at, event, _, _, kind), link) in enumerate(zip(envelopes, kept.hashes, strict=True)):
+        yield Envelope(session, seq, epoch, at, event, link, kept.position + number, kind)
 
 
 def _folded(records: Iterable[Record], state: SessionState) -> SessionState:

@@ -147,7 +147,7 @@ def estimate(text: str) -> int:
         return round(_by_pieces(text) / _TOKEN)
     last = words.pop()
     try:
-        return round((_by_pieces(first) + sum(map(_WORDS.__getitem__, words)) + _by_pieces(f" {last}")) / _TOKEN)
+        return round((_ENDS[first] + sum(map(_WORDS.__getitem__, words)) + _ENDS[f" {last}"]) / _TOKEN)
     except _NoBoundaryError:
         return round(_by_pieces(text) / _TOKEN)
 
@@ -204,6 +204,7 @@ class _Known(dict[str, int]):
 
 _COSTS = _Known(_piece)
 _WORDS = _Known(_behind_a_space)
+_ENDS = _Known(_by_pieces)
 
 
 def _cost(kind: str, piece: str) -> int:

@@ -43,8 +43,8 @@ MUTANTS = (
     Mutant(
         "told before kept",
         "sink.py",
-        "        await asyncio.shield(keeping)\n",
-        "        self._tell(envelope for _, envelope in draft.ready)\n        await asyncio.shield(keeping)\n",
+        "        await waiter  # not",
+        "        self._tell(envelope for _, envelope in draft.ready)\n        await waiter  # not",
         "sink",
     ),
     Mutant("blob not written", "store/commit.py", "        if request.blobs:\n", "        if False:\n", "loop tools"),

@@ -108,13 +108,13 @@ def test_what_is_known_of_pieces_is_bounded(monkeypatch):
 
 def test_long_pieces_are_not_kept(monkeypatch):
     """A genome is one word, and so is the next one: twenty thousand of them are more than a process should hold."""
-    costs, words = tokens._Known(tokens._piece), tokens._Known(tokens._behind_a_space)
-    monkeypatch.setattr(tokens, "_COSTS", costs)
-    monkeypatch.setattr(tokens, "_WORDS", words)
+    known = {"_COSTS": tokens._Known(tokens._piece), "_WORDS": tokens._Known(tokens._behind_a_space), "_ENDS": tokens._Known(tokens._by_pieces)}
+    for name, costs in known.items():
+        monkeypatch.setattr(tokens, name, costs)
     genomes = ["acgt" * 5_000 + "a" * number for number in range(20)]
     texts = [*genomes, " ".join(genomes)]
     assert [estimate(text) for text in texts] == [estimate(text) for text in texts]
-    assert sum(map(len, [*costs, *words])) == 0
+    assert sum(map(len, chain(*known.values()))) == 0
 
 
 @pytest.mark.parametrize("text", PUBLISHED)

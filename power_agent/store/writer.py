@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from power_agent.limits import COMMITS_PER_CHECKPOINT, LOCK_SECONDS
 from power_agent.ports import Adoption, Append, Clock, Durability, Kept
 from power_agent.store.adopt import adopt
 from power_agent.store.commit import Answer, commit
-from power_agent.store.file import checkpoint, open_log, translated
+from power_agent.store.file import checkpoint, of_sqlite, open_log, translated
 from power_agent.store.lease import LeaseKeeper
 from power_agent.store.tail import Tail
 
@@ -144,8 +145,9 @@ class Writer:
 
     def _answers(self, steps: Generator[Any, None, Any], requests: int) -> Sequence[Answer | Exception]:
         try:
-            with translated(self.path):
-                return cast("Sequence[Answer]", _last(steps))
+            return cast("Sequence[Answer]", _last(steps))
+        except sqlite3.Error as error:
+            return [of_sqlite(error, self.path)] * requests
         except Exception as error:  # noqa: BLE001  the same
             return [error] * requests
 
