@@ -26,11 +26,11 @@ from power_agent.context import cut_of
 from power_agent.errors import BadArguments, InvalidInput, OutcomeUnknown, ToolError
 from power_agent.failpoints import passing
 from power_agent.guards import AnyGuard, name_of, settled
-from power_agent.limits import PROBE_SECONDS
+from power_agent.limits import MAX_TOOLS_REMEMBERED, PROBE_SECONDS
 from power_agent.messages import Attachment, Call, ContentPart, Text
 from power_agent.offer import offered, too_late
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
-from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
+from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools, ToolSpec
 from power_agent.secrets import Secrets, UnknownSecret
 from power_agent.state import CallState, Returned, SessionState
 from power_agent.uploads import Upload, taken
@@ -357,9 +357,22 @@ def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
 
 def digest_of(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str:
     """Return the digest of exactly what will run: the tool as it is described now, the arguments, and what they are bound to."""
-    whole = [tool.spec.name, tool.spec.description, tool.spec.parameters, made.arguments, *([] if bound == {} else [bound])]
-    what = json.dumps(whole, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+    what = ",".join((_described(tool.spec), _written(made.arguments), *(() if bound == {} else (_written(bound),))))
+    return hashlib.sha256(f"[{what}]".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_written = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_texts: dict[int, tuple[ToolSpec, str]] = {}
+
+
+def _described(spec: ToolSpec) -> str:
+    """Return a tool's description as a list is written, without its brackets. One that was seen is not written out again."""
+    known = _texts.get(id(spec))
+    if known is None or known[0] is not spec:
+        if len(_texts) >= MAX_TOOLS_REMEMBERED:
+            _texts.clear()
+        known = _texts[id(spec)] = spec, _written([spec.name, spec.description, spec.parameters])[1:-1]
+    return known[1]
 
 
 def lost(call: CallState, reason: str) -> e.Event:

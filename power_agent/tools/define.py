@@ -80,6 +80,7 @@ class FunctionTool:
             raise InvalidInput(f"{called!r} cannot be the name of a tool.", hint="Use 1 to 64 letters, digits, _ and -; pass name=… for a lambda.")
         text, described = _docstring(function)
         self._context, self._model = _parameters(function, called, described)
+        self._fields = tuple((name.removeprefix(PREFIX), name) for name in self._model.model_fields)
         schema = self._model.model_json_schema()
         schema.pop("title", None)
         for prop in schema.get("properties", {}).values():
@@ -104,7 +105,7 @@ class FunctionTool:
             model = self._model.model_validate(restored(dict(arguments)))
         except ValidationError as error:
             raise BadArguments(_what_was_wrong(self.spec, error), tool=self.spec.name) from None
-        return {name.removeprefix(PREFIX): getattr(model, name) for name in type(model).model_fields}
+        return {called: getattr(model, name) for called, name in self._fields}
 
     async def run(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         """Call the function with checked arguments."""
