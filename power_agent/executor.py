@@ -12,28 +12,26 @@ Nothing here writes: facts are returned to the drive, which keeps them.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pydantic import JsonValue
-from pydantic_core import from_json, to_json, to_jsonable_python
 
 from power_agent import events as e
+from power_agent.binding import bound_by, digest_of
 from power_agent.chain import idempotency_key
-from power_agent.context import cut_of
-from power_agent.errors import BadArguments, InvalidInput, OutcomeUnknown, ToolError
+from power_agent.errors import BadArguments, OutcomeUnknown, ToolError
 from power_agent.failpoints import passing
 from power_agent.guards import AnyGuard, name_of, settled
-from power_agent.limits import MAX_TOOLS_REMEMBERED, PROBE_SECONDS
-from power_agent.messages import Attachment, Call, ContentPart, Text
+from power_agent.limits import PROBE_SECONDS
+from power_agent.messages import Call
 from power_agent.offer import offered, too_late
+from power_agent.outcomes import Done, failed, lost, succeeded, untouched
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
-from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools, ToolSpec
+from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.secrets import Secrets, UnknownSecret
-from power_agent.state import CallState, Returned, SessionState
-from power_agent.uploads import Upload, taken
+from power_agent.state import CallState, SessionState
 
 STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
 FOUND = "It was found started, and its outcome was not recorded."
@@ -46,13 +44,6 @@ UNBOUND = Deny("The tool cannot tell what it would depend on.", "unbound")
 TOO_LONG = "It took longer than {seconds:g} s."
 CHANGED = "{tool} changed after it was decided that it may run. It was not run."
 LATE = "its own thread, after the time limit"
-
-
-class Done(NamedTuple):
-    """What came of an effect: facts, and the blobs they refer to."""
-
-    facts: tuple[e.Event, ...]
-    blobs: Mapping[str, bytes] = {}
 
 
 class Executor:
@@ -214,13 +205,13 @@ class Executor:
         if tool is None:
             return Done((lost(call, FOUND),))
         if digest_of(tool, made, context.binds) != call.digest and not self._still_may(state, call, tool, context):
-            return _failed(call, ToolError(CHANGED.format(tool=made.name), untouched=True))
+            return failed(call, ToolError(CHANGED.format(tool=made.name), untouched=True))
         limit = tool.seconds or seconds
         timer = asyncio.timeout(limit)
         try:
             arguments = tool.check(self._secrets.expanded(made.arguments, _may_have(tool)))
         except (UnknownSecret, BadArguments) as error:  # what was approved is not there any more
-            return _untouched(call, error)
+            return untouched(call, error)
         passing("before", ("effect", made.name))
         try:
             async with timer:
@@ -229,7 +220,7 @@ class Executor:
             if timer.expired():
                 return Done((lost(call, TOO_LONG.format(seconds=limit)),))
             passing("after", ("effect", made.name))
-            return _failed(call, error)
+            return failed(call, error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -239,7 +230,7 @@ class Executor:
             return Done((lost(call, error.message),))
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a tool raises is its answer
             passing("after", ("effect", made.name))
-            return _failed(call, error)
+            return failed(call, error)
         passing("after", ("effect", made.name))
         return succeeded(call, value, output_bytes)
 
@@ -256,7 +247,7 @@ class Executor:
         if context.left is None:
             return Done(())
         value, error = await context.left
-        return _failed(call, error, by=LATE) if error is not None else succeeded(call, value, output_bytes, by=LATE)
+        return failed(call, error, by=LATE) if error is not None else succeeded(call, value, output_bytes, by=LATE)
 
     # -- found started without an outcome ------------------------------------------------------------------------------
 
@@ -314,72 +305,11 @@ class Executor:
         return Done(())
 
 
-# -- outcomes as facts -------------------------------------------------------------------------------------------------
-
-
 def wanted(state: SessionState, call: CallState, bound: Mapping[str, JsonValue] | None = None) -> Wanted:
     """Return a call as policies and guards see it; guards look before it is known what it is bound to."""
     made = call.call
     tainted = None if state.taint is None else state.taint.what
     return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments, binds=bound or {}, tainted=tainted)
-
-
-def bound_by(tool: Tool, made: Call, state: SessionState | None = None) -> Mapping[str, JsonValue] | None:
-    """Return what a call depends on beside its arguments; None where the tool cannot tell."""
-    offered = getattr(tool, "binds", None)
-    if offered is None:
-        return {}
-    follows = getattr(tool, "follows", None)
-    before = () if follows is None else (_said_before(state, follows),)
-    try:
-        told: dict[str, JsonValue] = json.loads(json.dumps(dict(offered(made.arguments, *before)), allow_nan=False))
-    except Exception:  # noqa: BLE001  whatever it raises, nobody knows what would run
-        return None
-    return told
-
-
-def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
-    """Yield the texts that a tool's calls of earlier messages returned, the latest first; of one that was cut, its end.
-
-    Siblings do not count: what a call is bound to must not change while it waits for a person.
-    """
-    if state is None:
-        return
-    transcript = state.transcript
-    entries = (transcript[at] for at in range(len(transcript) - 1, -1, -1))
-    for entry in entries:
-        for call in reversed(entry.calls) if isinstance(entry, Returned) else ():
-            if call.call.name == name and call.outcome is not None:
-                text = call.outcome.cut.tail if call.outcome.cut is not None else call.outcome.output
-                if isinstance(text, str):
-                    yield text
-
-
-def digest_of(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str:
-    """Return the digest of exactly what will run: the tool as it is described now, the arguments, and what they are bound to."""
-    what = ",".join((_described(tool.spec), _written(made.arguments), *(() if bound == {} else (_written(bound),))))
-    return hashlib.sha256(f"[{what}]".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-_written = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_texts: dict[int, tuple[ToolSpec, str]] = {}
-
-
-def _described(spec: ToolSpec) -> str:
-    """Return a tool's description as a list is written, without its brackets. One that was seen is not written out again."""
-    known = _texts.get(id(spec))
-    if known is None or known[0] is not spec:
-        if len(_texts) >= MAX_TOOLS_REMEMBERED:
-            _texts.clear()
-        known = _texts[id(spec)] = spec, _written([spec.name, spec.description, spec.parameters])[1:-1]
-    return known[1]
-
-
-def lost(call: CallState, reason: str) -> e.Event:
-    """Say that an effect was left without an outcome: harmless to repeat means aborted, everything else is doubted."""
-    if call.recovery == "rerun":
-        return e.CallAborted(call=call.call.id, by="power_agent", reason=reason)
-    return e.CallDoubted(call=call.call.id, attempt=call.attempt, reason=reason)
 
 
 def _not_an_object(text: str) -> str:
@@ -397,18 +327,6 @@ def _not_an_object(text: str) -> str:
 _JSON_NAMES = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null", dict: "object that does not count (keys twice, or not in full)"}
 
 
-def _failed(call: CallState, error: BaseException, by: str | None = None) -> Done:
-    try:
-        said = " ".join(str(error).split("\0"))[:4_000]
-    except Exception:  # noqa: BLE001  even that can fail
-        said = "(it cannot be printed)"
-    if isinstance(error, ToolError):
-        failure = e.Failure(code=error.code, message=said, details={"untouched": True} if error.untouched else {})
-    else:
-        failure = e.Failure(code="tool_failed", message=f"{type(error).__name__}: {said}" if said else type(error).__name__)
-    return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure, by=by),))
-
-
 def _reads_untrusted(state: SessionState, call: CallState, tool: Tool) -> bool:
     """Say whether what a call returns may have been written by anybody: the tool says so, of all its calls or of this one, or it repeats
     what the session holds and something of that was.
@@ -424,56 +342,3 @@ def _reads_untrusted(state: SessionState, call: CallState, tool: Tool) -> bool:
 def _may_have(tool: Tool) -> Sequence[str]:
     """Return the names of the secrets that a tool declares; of any other one a reference is plain text."""
     return tuple(getattr(tool, "secrets", ()))
-
-
-def _untouched(call: CallState, error: Exception) -> Done:
-    failure = e.Failure(code="unknown_secret" if isinstance(error, UnknownSecret) else "bad_arguments", message=f"{error} It was not run.", details={"untouched": True})
-    return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure),))
-
-
-def succeeded(call: CallState, value: object, output_bytes: int, by: str | None = None) -> Done:
-    """Turn what a tool returned into a fact; too large, it goes into a blob, and the context sees head and tail."""
-    made, attempt = call.call.id, call.attempt
-    if isinstance(value, Text | Attachment | Upload):
-        value = (value,)
-    if isinstance(value, tuple | list) and value and all(isinstance(part, Text | Attachment | Upload) for part in value):
-        try:
-            said, uploaded = taken(value)
-        except InvalidInput as error:
-            return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code=error.code, message=f"Its result cannot be kept: {error.message}"), by=by),))
-        done = _said_in_parts(call, said, output_bytes, by)
-        return Done(done.facts, {**done.blobs, **uploaded})
-    try:
-        raw, output = _as_json(value)
-    except (ValueError, TypeError, RecursionError) as error:
-        why = " ".join(str(error).split())[:300]
-        message = f"The tool returned a {type(value).__name__} that is not JSON: {why}"
-        return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code="output_not_json", message=message), by=by),))
-    shown = output.encode(errors="surrogatepass") if isinstance(output, str) else raw
-    if len(shown) <= output_bytes:
-        return Done((e.CallSucceeded(call=made, attempt=attempt, output=output, by=by),))
-    cut, blobs = cut_of(shown, output_bytes)
-    return Done((e.CallSucceeded(call=made, attempt=attempt, cut=cut, by=by),), blobs)
-
-
-def _said_in_parts(call: CallState, parts: tuple[ContentPart, ...], output_bytes: int, by: str | None) -> Done:
-    """Keep parts as they are; with too much text among them, the text is cut as one and the attachments stay."""
-    made, attempt = call.call.id, call.attempt
-    text = "\n".join(part.text for part in parts if isinstance(part, Text)).encode(errors="surrogatepass")
-    if len(text) <= output_bytes:
-        return Done((e.CallSucceeded(call=made, attempt=attempt, parts=parts, by=by),))
-    cut, blobs = cut_of(text, output_bytes)
-    attached = tuple(part for part in parts if isinstance(part, Attachment))
-    return Done((e.CallSucceeded(call=made, attempt=attempt, parts=attached or None, cut=cut, by=by),), blobs)
-
-
-def _as_json(value: object) -> tuple[bytes, Any]:
-    """Return a value as JSON text and as what that text says; lone surrogates are left for the sink to clean."""
-    try:
-        raw = to_json(value, inf_nan_mode="constants")
-    except ValueError as error:
-        if "surrogates" not in str(error):
-            raise
-        raw = json.dumps(to_jsonable_python(value), allow_nan=False, separators=(",", ":")).encode()
-        return raw, json.loads(raw)
-    return raw, from_json(raw, allow_inf_nan=False)

@@ -23,10 +23,11 @@ from power_agent.clock import HeldClock
 from power_agent.context import render
 from power_agent.drive import Drive
 from power_agent.errors import HeadMoved, ModelError, OutputInvalid, SessionNotFound
-from power_agent.executor import Done, Executor
+from power_agent.executor import Executor
 from power_agent.guards import AnyGuard, Guards
 from power_agent.messages import Message, OutputShape, Usage
 from power_agent.moving import export, import_
+from power_agent.outcomes import Done
 from power_agent.outputs import Outputs
 from power_agent.ports import Glimpse, ModelReply, ModelRequest, Store, ToolContext, Tools
 from power_agent.sink import Sink, opened

@@ -7,9 +7,9 @@ from typing import Any
 from power_agent import events as e
 from power_agent.cleaning import clean
 from power_agent.errors import AlreadySettled, CallNotFound, InvalidInput, SettleNotAllowed
-from power_agent.executor import Done, succeeded
 from power_agent.limits import MAX_BLOB_BYTES
 from power_agent.messages import Call
+from power_agent.outcomes import Done, succeeded
 from power_agent.ports import Store
 from power_agent.sink import opened
 from power_agent.state import CallState, SessionState

@@ -73,7 +73,7 @@ MUTANTS = (
     Mutant("probe too early", "executor.py", 'if stricter == "probe" and call.process is not None and', "if False and", "recovery"),
     Mutant(
         "may have happened said as failed",
-        "executor.py",
+        "outcomes.py",
         "    return e.CallDoubted(call=call.call.id, attempt=call.attempt, reason=reason)\n",
         '    return e.CallFailed(call=call.call.id, attempt=call.attempt, failure=e.Failure(code="tool_failed", message=reason))\n',
         "recovery",
@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         "a failure is no outcome",
         "executor.py",
-        '            passing("after", ("effect", made.name))\n            return _failed(call, error)\n        passing',
+        '            passing("after", ("effect", made.name))\n            return failed(call, error)\n        passing',
         "            raise\n        passing",
         "loop tools",
     ),

@@ -17,9 +17,9 @@ from processes import PROMPT_SECONDS
 from power_agent import Abort, Approve, Call, Deny, Limits, ModelError, PowerAgentError, Result, Retry, ScriptedModel, SessionPending, StatefulAgentLoop, Text, tool
 from power_agent import events as e
 from power_agent import policy as p
+from power_agent.binding import bound_by, digest_of
 from power_agent.clock import HeldClock
 from power_agent.errors import AlreadySettled, CallNotFound, InvalidInput, SettleNotAllowed
-from power_agent.executor import bound_by, digest_of
 from power_agent.policy.rules import Rules, rule_for
 
 

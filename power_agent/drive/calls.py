@@ -13,9 +13,10 @@ from power_agent.drive.counsel import MOVED, Counsel
 from power_agent.drive.ledger import Ledger
 from power_agent.drive.tasks import stopped
 from power_agent.errors import IllegalMove, InvalidInput
-from power_agent.executor import STOPPED, Done, Executor, lost, wanted
+from power_agent.executor import STOPPED, Executor, wanted
 from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, LOOK_SECONDS
 from power_agent.machine import RunCalls, earliest_deadline
+from power_agent.outcomes import Done, lost
 from power_agent.ports import ToolContext
 from power_agent.state import CallState
 
