@@ -42,8 +42,15 @@ def too_late(tools: Tools, state: SessionState) -> Collection[str]:
     if state.turn is None:
         return ()
     began, now = state.turn.config.tools, tools.refs
-    known: tuple[object, object, Collection[str]] | None = state.transcript.memo.get("too late")
-    if known is None or known[0] is not began or known[1] is not now:  # asked ten times in a turn, of the same two
-        known = began, now, () if began == now else {*tools.standing}.difference(one.name for one in began)
-        state.transcript.memo["too late"] = known
-    return known[2]
+    return () if equal(state, "tools", began, now) else {*tools.standing}.difference(one.name for one in began)
+
+
+def equal(state: SessionState, what: str, one: object, other: object) -> bool:
+    """Compare two things that are compared again and again, and are long: of the very same two it is known."""
+    known: tuple[object, object] = state.transcript.memo.get(what, (None, None))
+    if known[0] is one and known[1] is other:
+        return True
+    if one != other:
+        return False
+    state.transcript.memo[what] = one, other
+    return True

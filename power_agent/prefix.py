@@ -12,6 +12,7 @@ import json
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from functools import cache
+from operator import is_
 
 from power_agent.messages import Message
 from power_agent.ports import ModelRequest
@@ -45,7 +46,7 @@ class Prefix:
     def _headed(self, request: ModelRequest) -> str:
         """Return what stands before the messages; the same things are not written out again."""
         of = request.model, request.system, request.settings, *request.tools
-        if len(of) != len(self._head_of) or any(one is not known for one, known in zip(of, self._head_of, strict=True)):
+        if len(of) != len(self._head_of) or not all(map(is_, of, self._head_of)):
             self._head_of, self._head_text = of, _head(request)
         return self._head_text
 

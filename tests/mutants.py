@@ -398,6 +398,7 @@ MUTANTS = (
         "a turn that begins with yesterday's configuration", "drive/steps.py", "return () if now == e.SessionConfigured(config=self.state.config)", "return () if True", "open_turn"
     ),
     Mutant("an open turn that is given new tools", "offer.py", "{*tools.standing}.difference", "set().difference", "open_turn"),
+    Mutant("what is long is compared each time", "offer.py", "    if known[0] is one and known[1] is other:\n", "    if False:\n", "counted"),
     Mutant("a call of a tool that the turn did not begin with", "executor.py", "and name in too_late(self._tools, state)", "and False", "open_turn"),
     Mutant("an open turn that changes its model", "offer.py", "recorded(model, state) or model", "model", "open_turn"),
     Mutant("a commit of its own for who came first", "store/writer.py", "        if self._crowded:\n", "        if False:\n", "store"),

@@ -151,9 +151,9 @@ class Questions:
     def _strangers_came(self) -> bool:
         """Whether tools that strangers describe are there by now, of which the turn knew nothing when it began: a shelf is read anew each time."""
         state = self._ledger.state
-        if state.taint is not None or (state.turn is not None and any(tool.foreign for tool in state.turn.config.tools)):
-            return False  # the log knows already
         strange = {tool.name for tool in self._tools.refs if tool.foreign}
+        if not strange or state.taint is not None or (state.turn is not None and any(tool.foreign for tool in state.turn.config.tools)):
+            return False  # or the log knows already
         return bool(strange.difference(too_late(self._tools, state)))
 
     def _request(self, step: AskModel, state: SessionState, asked: e.ModelAsked) -> ModelRequest:

@@ -30,6 +30,7 @@ from power_agent.errors import OwnershipLost
 from power_agent.executor import Executor
 from power_agent.guards import Guards
 from power_agent.machine import AskModel, Compact, EndTurn, Facts, RunCalls, Step, TakeInput, Tell, Wait, decide
+from power_agent.offer import equal
 from power_agent.outputs import Outputs
 from power_agent.ports import Clock, Glimpsed, Model, Store, Tools
 from power_agent.sink import Sink
@@ -178,7 +179,7 @@ class Drive:
     def _configured(self) -> Sequence[e.Event]:
         """Return what is new of the configuration, once it is written as the log writes it: with lists for tuples, say."""
         config = self.state.config if self._config is None else self._config()
-        if config == self.state.config:
+        if equal(self.state, "config", config, self.state.config):
             return ()
         now = clean(e.SessionConfigured(config=config)).event
         return () if now == e.SessionConfigured(config=self.state.config) else (now,)
