@@ -52,18 +52,18 @@ class Hooks:
 
         return end
 
-    def tell(self, kept: Iterable[Envelope]) -> None:
+    def tell(self, kept: Envelope) -> None:
         """Tell everybody, in order. One who raises is logged and told the next event all the same."""
-        for envelope in kept:
-            for seen in self._screen.settled(envelope) if self._screen is not None else ():
+        if self._screen is not None and self._screen.holds_back:
+            for seen in self._screen.settled(kept):
                 self._show(seen)
-            for listener, kinds in self._listeners:
-                if kinds and not isinstance(envelope.event, kinds):
-                    continue
-                try:
-                    listener(envelope)
-                except Exception:  # noqa: BLE001  whatever a listener raises, the fact is kept
-                    _log.exception("A listener failed at event %s of session %r.", envelope.seq, envelope.session)
+        for listener, kinds in self._listeners:
+            if kinds and not isinstance(kept.event, kinds):
+                continue
+            try:
+                listener(kept)
+            except Exception:  # noqa: BLE001  whatever a listener raises, the fact is kept
+                _log.exception("A listener failed at event %s of session %r.", kept.seq, kept.session)
 
     def glimpse(self, seen: Glimpsed) -> None:
         """Show a glimpse to everybody, in the event loop."""
@@ -126,10 +126,13 @@ class Screen:
         if text := flow.feed(seen.text):
             yield replace(seen, text=text)
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether the end of any stream is still waited for."""
+        return bool(self._open)
+
     def settled(self, kept: Envelope) -> Iterator[Glimpsed]:
         """Yield what was held back of that which a fact tells whole."""
-        if not self._open:
-            return
         if kept.kind in {"model.answered", "model.failed"}:
             yield from self._ended((kept.session, None))
         elif kept.kind in TERMINAL and kept.event is not None:

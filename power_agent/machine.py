@@ -7,11 +7,12 @@ record, repeat. What only the living process knows (which calls are running in i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_CONTINUATIONS, MAX_EMPTY_ANSWERS, MAX_MODEL_ATTEMPTS, SAME_CALLS_TOLD, STALLED_ROUNDS_TOLD
 from power_agent.messages import Call
-from power_agent.state import Answered, CallState, SessionState, Turn
+from power_agent.state import Answered, CallState, SessionState, Spent, Turn
 from power_agent.word import Word, word
 
 
@@ -272,18 +273,29 @@ def turn_deadline(turn: Turn) -> int | None:
 
 
 def _limit(state: SessionState, turn: Turn, now: int) -> str | None:
-    """Name the limit that the next request would break."""
+    """Name the limit that the next request would break; only what is limited is added up."""
     limits = turn.config.limits
-    all_spent = state.spent if state.request is None else state.spent.lost(state.request)
-    spent = all_spent.since(turn.before)
-    rounds = turn.rounds_before + turn.round
-    nano = 1_000_000_000
-    bounds: tuple[tuple[str, float, float | None], ...] = (
-        ("max_rounds_per_turn", rounds if turn.answered or LAST in turn.habits.told else 0, limits.max_rounds_per_turn),
-        ("max_tokens_per_turn", spent.tokens, limits.max_tokens_per_turn),
-        ("max_tokens_per_session", all_spent.tokens, limits.max_tokens_per_session),
-        ("max_cost_usd_per_turn", (spent.cost_nano_usd + spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_turn),
-        ("max_cost_usd_per_session", (all_spent.cost_nano_usd + all_spent.lost_cost_nano_usd) / nano, limits.max_cost_usd_per_session),
-        ("max_turn_seconds", (turn.ms_before + now - turn.started_at) / 1000, limits.max_turn_seconds),
-    )
-    return next((name for name, value, bound in bounds if bound is not None and value >= bound), None)
+    for name, used in _USED.items():
+        bound = getattr(limits, name)
+        if bound is not None and used(state, turn, now) >= bound:
+            return name
+    return None
+
+
+def _all_spent(state: SessionState) -> Spent:
+    return state.spent if state.request is None else state.spent.lost(state.request)
+
+
+def _usd(spent: Spent) -> float:
+    return (spent.cost_nano_usd + spent.lost_cost_nano_usd) / 1_000_000_000
+
+
+_USED: Mapping[str, Callable[[SessionState, Turn, int], float]] = {
+    "max_rounds_per_turn": lambda _, turn, __: turn.rounds_before + turn.round if turn.answered or LAST in turn.habits.told else 0,
+    "max_tokens_per_turn": lambda state, turn, _: _all_spent(state).since(turn.before).tokens,
+    "max_tokens_per_session": lambda state, _, __: _all_spent(state).tokens,
+    "max_cost_usd_per_turn": lambda state, turn, _: _usd(_all_spent(state).since(turn.before)),
+    "max_cost_usd_per_session": lambda state, _, __: _usd(_all_spent(state)),
+    "max_turn_seconds": lambda _, turn, now: (turn.ms_before + now - turn.started_at) / 1000,
+}
+"""What of each limit is used."""

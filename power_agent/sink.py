@@ -276,7 +276,7 @@ class Sink:
                 self._told[envelope.session] = envelope.seq
                 if len(self._told) > MAX_LIVE_STATES * 10:
                     self._told.pop(next(iter(self._told)))
-                self._hooks.tell((envelope,))
+                self._hooks.tell(envelope)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

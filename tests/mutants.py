@@ -271,7 +271,7 @@ MUTANTS = (
     Mutant("Chinese is read like English", "tokens.py", '"han": 0.72', '"han": 0.25', "tokens"),
     Mutant("entries are weighed each time", "gauge.py", 'transcript.memo.setdefault("weights", {})', "{}", "gauge"),
     Mutant("a guard in a mapping guards nothing", "guards.py", "if isinstance(guards, Mapping) or not isinstance(guards, Iterable):", "if False:", "guards"),
-    Mutant("limits are one higher", "machine.py", "if bound is not None and value >= bound), None)", "if bound is not None and value > bound), None)", "machine budgets"),
+    Mutant("limits are one higher", "machine.py", "used(state, turn, now) >= bound", "used(state, turn, now) > bound", "machine budgets"),
     # -- in and out ----------------------------------------------------------------------------------------------------
     Mutant("a page that trusts what was said", "editions/page.py", "return escape(visible(text), quote=True)", "return visible(text)", "editions"),
     Mutant(
