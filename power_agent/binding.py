@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
-from power_agent.limits import MAX_TOOLS_REMEMBERED
 from power_agent.messages import Call
-from power_agent.ports import Tool, ToolSpec
+from power_agent.ports import Tool
 from power_agent.state import Returned, SessionState
 
 
@@ -47,19 +46,8 @@ def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
 
 def digest_of(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str:
     """Return the digest of exactly what will run: the tool as it is described now, the arguments, and what they are bound to."""
-    what = ",".join((_described(tool.spec), _written(made.arguments), *(() if bound == {} else (_written(bound),))))
-    return hashlib.sha256(f"[{what}]".encode("utf-8", "surrogatepass")).hexdigest()
+    what = _written([tool.spec.name, tool.spec.description, tool.spec.parameters, made.arguments, *([] if bound == {} else [bound])])
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 _written = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_texts: dict[int, tuple[ToolSpec, str]] = {}
-
-
-def _described(spec: ToolSpec) -> str:
-    """Return a tool's description as a list is written, without its brackets. One that was seen is not written out again."""
-    known = _texts.get(id(spec))
-    if known is None or known[0] is not spec:
-        if len(_texts) >= MAX_TOOLS_REMEMBERED:
-            _texts.clear()
-        known = _texts[id(spec)] = spec, _written([spec.name, spec.description, spec.parameters])[1:-1]
-    return known[1]

@@ -6,10 +6,12 @@ cannot differ from the one that is folded after a restart.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import count
 from operator import is_
 from types import MappingProxyType
@@ -125,6 +127,8 @@ def _mapped(value: Any, change: Cleaner, blobs: Mapping[str, bytes] = MappingPro
         return value if all(map(is_, new.values(), old.values())) else replace(value, **new)
     if isinstance(value, Mapping):
         return _distinct((_mapped(key, change), _number(item, change) if type(item) in _NUMBERS else _mapped(item, change, blobs)) for key, item in value.items())
+    if is_dataclass(value) and not isinstance(value, type):  # somebody else's, in settings or metadata: it is written like a mapping
+        return dataclasses.replace(value, **{one.name: _mapped(getattr(value, one.name), change, blobs) for one in fields(value)})
     return value
 
 

@@ -238,8 +238,6 @@ MAX_NESTED = 8
 """Lists in lists, quotes in quotes of a page that are still drawn deeper."""
 MAX_TOOLS = 100
 """Tools that are shown in full; of more, a model is shown a few and looks for the others."""
-MAX_TOOLS_REMEMBERED = 1_000
-"""Descriptions of tools that are kept as text, because digests of calls begin with them."""
 MAX_TOOL_TOKENS = 30_000
 """The same for what their descriptions take, by an estimate: long schemas fill a context as well as many."""
 MAX_FOUND_AT_ONCE = 8

@@ -239,7 +239,8 @@ class Sink:
         waiter = asyncio.get_running_loop().create_future()
         keeping.add_done_callback(partial(self._kept, [envelope for _, envelope in draft.ready], waiter))
         await waiter  # not for the commit itself: that is nobody's to cancel
-        self._under_way.pop(draft.session, None)
+        if self._under_way.get(draft.session) is keeping:  # and not a later one
+            del self._under_way[draft.session]
         keeping.result()  # or what went wrong
         return draft.state
 

@@ -110,27 +110,31 @@ _OPEN = {"__slots__": (), "__setattr__": object.__setattr__, "__delattr__": obje
 
 def _constructor(kind: type) -> Callable[..., None]:
     """Compile a constructor. A word cannot be set, so where it has slots it is of an open kind, which can, while it is filled: a fraction
-    of what passing by its own `__setattr__` costs, once for each field.
+    of what passing by its own `__setattr__` costs, once for each field. A subclass that is no word of its own is filled slot by slot.
     """
     names: dict[str, Any] = {"_missing": MISSING}
     plain = hasattr(kind, "__dict__") and "__slots__" not in vars(kind)
-    positional, keyword, body = ["self"], list[str](), list[str]()
+    positional, keyword, made, filled, put = ["self"], list[str](), list[str](), list[str](), list[str]()
     for one in _fields(kind):
-        default, value = "", one.name
+        default = ""
         if one.default is not MISSING:
             names[f"_default_{one.name}"] = one.default
             default = f"=_default_{one.name}"
         elif one.default_factory is not MISSING:
             names[f"_make_{one.name}"] = one.default_factory
-            default, value = "=_missing", f"_make_{one.name}() if {one.name} is _missing else {one.name}"
+            default = "=_missing"
+            made += [f"if {one.name} is _missing:", f"    {one.name} = _make_{one.name}()"]
         (keyword if one.kw_only else positional).append(one.name + default)
-        body.append(f"    _fields[{one.name!r}] = {value}" if plain else f"    self.{one.name} = {value}")
+        filled.append(f"_fields[{one.name!r}] = {one.name}" if plain else f"self.{one.name} = {one.name}")
+        if not plain:
+            names[f"_put_{one.name}"] = getattr(kind, one.name).__set__
+            put.append(f"    _put_{one.name}(self, {one.name})")
     if plain:
-        body.insert(0, "    _fields = self.__dict__")
+        body = [*made, "_fields = self.__dict__", *filled]
     else:
-        names |= {"_become": vars(object)["__class__"].__set__, "_open": type(kind.__name__, (kind,), _OPEN), "_kind": kind}
-        body = ["    _become(self, _open)", *body, "    self.__class__ = _kind"]
+        names |= {"_word_become": vars(object)["__class__"].__set__, "_word_open": type(kind.__name__, (kind,), _OPEN), "_word_kind": kind}
+        body = [*made, "if type(self) is not _word_kind:", *put, "    return", "_word_become(self, _word_open)", *filled, "self.__class__ = _word_kind"]
     head = ", ".join([*positional, *(["*", *keyword] if keyword else [])])
-    exec(f"def __init__({head}):\n" + "\n".join(body or ["    pass"]), names)  # noqa: S102  only names of fields stand in it, as in dataclasses
+    exec(f"def __init__({head}):\n" + "\n".join(f"    {line}" for line in body), names)  # noqa: S102  only names of fields stand in it, as in dataclasses
     constructor: Callable[..., None] = names["__init__"]
     return constructor

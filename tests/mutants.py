@@ -398,6 +398,11 @@ MUTANTS = (
         "a turn that begins with yesterday's configuration", "drive/steps.py", "return () if now == e.SessionConfigured(config=self.state.config)", "return () if True", "open_turn"
     ),
     Mutant("an open turn that is given new tools", "offer.py", "{*tools.standing}.difference", "set().difference", "open_turn"),
+    Mutant("secrets in pieces of data of one's own", "cleaning.py", "    if is_dataclass(value) and not", "    if False and not", "secrets_everywhere"),
+    Mutant("a word that becomes its parent", "word.py", '"if type(self) is not _word_kind:"', '"if False:"', "words"),
+    Mutant("another commit is taken for ours", "sink.py", "is keeping:  # and not", "is not None:  # and not", "sink"),
+    Mutant("an error without a name", "store/writer.py", "[_typed(error, self.path)] * requests", "[error] * requests", "store"),
+    Mutant("a nature that comes later is not seen", "policy/manners.py", "filter(None, [get(name)])", "()", "manners"),
     Mutant("what is long is compared each time", "offer.py", "    if known[0] is one and known[1] is other:\n", "    if False:\n", "counted"),
     Mutant("a call of a tool that the turn did not begin with", "executor.py", "and name in too_late(self._tools, state)", "and False", "open_turn"),
     Mutant("an open turn that changes its model", "offer.py", "recorded(model, state) or model", "model", "open_turn"),

@@ -779,6 +779,17 @@ async def test_what_cannot_be_bound_is_denied(make, offered):
     assert "cannot tell what it would depend on" in told(model)[0]
 
 
+async def test_a_description_that_changes_in_place_is_asked_about_anew(make):
+    """What was approved is what was shown: a tool that says something else by then is another one, also where it is the same object."""
+    ledger = Ledger()
+    async with make([PAY, "done"], tools=[ledger.tool], policy=asking()) as loop:
+        (call,) = (await loop.send("x", "s")).pending
+        ledger.tool.spec.parameters["properties"]["to"]["description"] = "Everybody."
+        await loop.settle("s", call.id, Approve())
+        result = await loop.resume("s")
+    assert (result.status, ledger.paid) == ("waiting", [])
+
+
 def test_the_digest_of_unbound_tools_stands():
     """Approvals that wait in older logs, for tools that are bound to nothing, keep their digest."""
     made, plain = Call("pay", {"to": "ada"}, id="t1r1c1"), Ledger().tool

@@ -2,8 +2,10 @@
 
 import pytest
 
-from power_agent import Approve, Call, Deny, ScriptedModel, StatefulAgentLoop, files, shell
-from power_agent.policy import Allow, Wanted, allow_all, own_rules
+from power_agent import Approve, Call, Deny, ScriptedModel, StatefulAgentLoop, files, shell, tool
+from power_agent.policy import Allow, Ask, Wanted, allow_all, own_rules
+from power_agent.policy.commands import Nature
+from power_agent.tools import Toolbox
 
 READS = [
     Call("read", {"path": "a.txt"}),
@@ -74,6 +76,15 @@ async def test_nobody_is_asked_where_nobody_is(root):
     denied = policy(Wanted(session="s", call="c", tool="bash", arguments={"command": "touch x"}))
     assert denied.rule.startswith("never-ask")
     assert isinstance(policy(Wanted(session="s", call="c", tool="mine", arguments={})), Allow)
+
+
+async def test_a_nature_that_is_known_later_counts(root):
+    """What a tool says of itself is asked when it is called: a toolbox may know only once it is connected."""
+    late = tool(name="late")(mine)
+    policy, wanted = own_rules(Toolbox([*shell(root), late])), Wanted(session="s", call="c", tool="late", arguments={})
+    assert isinstance(policy(wanted), Allow)
+    late.nature = Nature(does="changes")
+    assert isinstance(policy(wanted), Ask)
 
 
 async def test_each_toolbox_is_judged_by_its_own_root(root, tmp_path):

@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,24 @@ async def test_nothing_that_was_written_or_shown_holds_a_secret(tmp_path):
     for where, text in told.items():
         assert found_in(text.encode(), ALL) == [], where
     assert sum(content.count(b"[secret:") for content in files.values()) > len(FORMS) * 5
+
+
+@dataclass
+class Account:
+    """Somebody else's piece of data, with a secret in it."""
+
+    name: str
+    key: str
+
+
+async def test_pieces_of_data_of_ones_own_hide_nothing(tmp_path):
+    """In settings they are written like mappings, and looked into like them."""
+    path, account = tmp_path / "log.db", Account("ada", "hunter2-hunter2")
+    async with StatefulAgentLoop(ScriptedModel(["a", "b"]), store=path, secrets={"key": account.key}, settings={"user": account, "all": [account]}) as loop:
+        assert [(await loop.send("go", "s")).status for _ in range(2)] == ["completed"] * 2
+    raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert account.key.encode() not in raw
+    assert b"[secret:key]" in raw
 
 
 async def test_what_the_model_is_sent_is_what_the_log_says(tmp_path):

@@ -217,6 +217,35 @@ async def test_nothing_is_told_before_it_is_kept(scene):
     del scene.store.append
 
 
+async def test_settled_waits_for_the_commit_that_is_under_way(scene):
+    """Also where an earlier one of the same session ends meanwhile, badly."""
+    sink = scene.sink()
+    state = await sink.open(session="alice")
+    after = await sink.record(state, [note()])
+    real, gate = scene.store.append, asyncio.Event()
+
+    async def slow(request):
+        if request.head == after.seq:
+            await gate.wait()
+        return await real(request)
+
+    scene.store.append = slow
+    late = asyncio.ensure_future(sink.record(state, [note("late")]))
+    await asyncio.sleep(0)
+    kept = asyncio.ensure_future(sink.record(after, [note("kept")]))
+    with pytest.raises(errors.HeadMoved):
+        await late
+    kept.cancel()
+    settled = asyncio.ensure_future(sink.settled("alice"))
+    await asyncio.sleep(0.05)
+    assert not settled.done()
+    gate.set()
+    await settled
+    assert [record.kind for record in await scene.store.read("alice")][-1:] == ["note.added"]
+    assert len(await scene.store.read("alice")) == after.seq + 1
+    del scene.store.append
+
+
 async def test_listeners_hear_of_what_others_did(scene):
     """What others appended is told when it is read, between what the owner did, once."""
     sink, other = scene.sink(), scene.sink("other")

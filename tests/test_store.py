@@ -135,6 +135,23 @@ async def test_full_durability_is_the_default(tmp_path):
         assert await pragma(store, "synchronous") == 2
 
 
+@pytest.mark.parametrize(("error", "named"), [(OSError(5, "I/O error"), errors.StoreFailed), (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), errors.StoreDamaged)])
+async def test_after_an_error_of_any_layer_nothing_more_is_written(tmp_path, monkeypatch, error, named):
+    """Whatever of the disk shows in a commit: it is named, and the writer stays failed."""
+
+    def failing(_db):
+        raise error
+
+    async with SQLiteStore(tmp_path / "log.db") as store:
+        await store.append(opening("alice"))
+        with monkeypatch.context() as broken:
+            broken.setattr("power_agent.store.commit.check_version", failing)
+            with pytest.raises(named):
+                await store.append(adding("alice", 1, note("lost")))
+        with pytest.raises(errors.StoreFailed, match="failed before"):
+            await store.append(adding("alice", 1, note("later")))
+
+
 async def test_a_setting_that_sqlite_does_not_take_is_refused(tmp_path, monkeypatch):
     """If SQLite does not confirm the durability, the store does not open."""
     monkeypatch.setattr(file, "SYNCHRONOUS", {"full": 3, "normal": 1})

@@ -16,16 +16,15 @@ from power_agent.policy.verdicts import Policy, Verdict, Wanted, allow_all
 def own_rules(tools: Iterable[object], *, mode: Mode = "on-request") -> Policy:
     """Return the policy that these tools bring along; `policy=own_rules(tools, mode="never-ask")` denies what would be asked."""
     rules = {name: made for one in tools for name, made in _rules_of(one, mode)}
-    unruled = frozenset(getattr(tools, "standing", ())).difference(rules)  # and nothing comes later under their names
 
     def judge(wanted: Wanted) -> Verdict:
-        if wanted.tool in unruled:
-            return allow_all(wanted)
         return (rules.get(wanted.tool) or late(wanted.tool) or allow_all)(wanted)
 
     def late(name: str) -> Policy | None:
         """Look for a tool that came later, from a shelf: what it says of itself may be something else each time."""
-        return next((made for one in tools for called, made in _rules_of(one, mode) if called == name), None)
+        get = getattr(tools, "get", None)
+        some = tools if get is None else filter(None, [get(name)])
+        return next((made for one in some for called, made in _rules_of(one, mode) if called == name), None)
 
     return judge
 

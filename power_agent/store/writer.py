@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from power_agent.limits import COMMITS_PER_CHECKPOINT, LOCK_SECONDS
 from power_agent.ports import Adoption, Append, Clock, Durability, Kept
 from power_agent.store.adopt import adopt
 from power_agent.store.commit import Answer, commit
-from power_agent.store.file import checkpoint, of_sqlite, open_log, translated
+from power_agent.store.file import checkpoint, open_log, translated
 from power_agent.store.lease import LeaseKeeper
 from power_agent.store.tail import Tail
 
@@ -146,10 +145,8 @@ class Writer:
     def _answers(self, steps: Generator[Any, None, Any], requests: int) -> Sequence[Answer | Exception]:
         try:
             return cast("Sequence[Answer]", _last(steps))
-        except sqlite3.Error as error:
-            return [of_sqlite(error, self.path)] * requests
         except Exception as error:  # noqa: BLE001  the same
-            return [error] * requests
+            return [_typed(error, self.path)] * requests
 
     def _committed(self, batch: Sequence[tuple[Append, asyncio.Future[Kept]]], answers: Sequence[Answer | Exception]) -> None:
         """Tell everybody what became of their requests, and commit what has come meanwhile."""
@@ -214,6 +211,15 @@ def open_here(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return (found.st_dev, found.st_ino) in {key[2:] for key in Writer.open} | Writer.inherited
+
+
+def _typed(error: Exception, path: str) -> Exception:
+    """Return an error as ours, if it is one of SQLite's or of the disk's."""
+    try:
+        with translated(path):
+            raise error
+    except Exception as typed:  # noqa: BLE001  that is what is asked for
+        return typed
 
 
 def _last(steps: Generator[Any, None, T]) -> T:
