@@ -398,6 +398,11 @@ MUTANTS = (
         "a turn that begins with yesterday's configuration", "drive/steps.py", "return () if now == e.SessionConfigured(config=self.state.config)", "return () if True", "open_turn"
     ),
     Mutant("an open turn that is given new tools", "offer.py", "{*tools.standing}.difference", "set().difference", "open_turn"),
+    Mutant("who waits looks at nothing else", "drive/tasks.py", "loop.call_later(seconds, wake)", "loop.call_later(3_600, wake)", "waiting"),
+    Mutant("a wait that no end ends", "drive/tasks.py", "        one.add_done_callback(wake)\n", "        pass\n", "waiting"),
+    Mutant("what steers comes too late", "drive/questions.py", "        if not asked.inputs and not state.notes:\n", "        if True:\n", "output"),
+    Mutant("a context that always fits", "drive/steps.py", ") <= bounds.soft:", ") >= 0:", "compaction"),
+    Mutant("the end of a stream is lost", "hooks.py", "return bool(self._open)", "return False", "secrets_everywhere"),
     Mutant("secrets in pieces of data of one's own", "cleaning.py", "    if is_dataclass(value) and not", "    if False and not", "secrets_everywhere"),
     Mutant("a word that becomes its parent", "word.py", '"if type(self) is not _word_kind:"', '"if False:"', "words"),
     Mutant("another commit is taken for ours", "sink.py", "is keeping:  # and not", "is not None:  # and not", "sink"),
