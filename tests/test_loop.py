@@ -41,7 +41,7 @@ from power_agent.chance import CountedChance, SystemChance
 from power_agent.clock import HeldClock, SystemClock
 from power_agent.errors import CallNotFound, InvalidInput, InvalidSessionId, KeyConflict, KeyNeedsSession, NothingToResume, SessionClosed, SessionNotFound
 from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS
-from power_agent.policy import Allow, Ask
+from power_agent.policy import Allow, Ask, Deny
 
 
 @pytest.fixture(autouse=True)
@@ -1020,6 +1020,38 @@ async def test_calls_run_side_by_side_up_to_the_limit(make):
         result = await loop.send("x", "s")
         assert [call.state for call in result.calls] == ["succeeded"] * 7
     assert most == 3
+
+
+async def test_calls_that_wait_for_a_place_are_judged_twice_at_most(make):
+    """A call without a place is judged when it is asked for, so that what needs a person is known at once, and when it has one: what was
+    forbidden meanwhile does not begin. In between nobody judges it again, however many places come free.
+    """
+    asked = Counter[int]()
+    ran = list[int]()
+    allowed = True
+
+    @tool
+    async def count(number: int) -> None:
+        ran.append(number)
+        nonlocal allowed
+        allowed = len(ran) < 30
+
+    def policy(wanted):
+        number = wanted.arguments["number"]
+        asked[number] += 1
+        return Ask() if number == 33 else Allow() if allowed else Deny("enough")
+
+    calls = [Call("count", {"number": number}) for number in range(40)]
+    async with make([calls, "done"], tools=[count], policy=policy, limits=Limits(max_parallel_calls=4)) as loop:
+        result = await loop.send("x", "s")
+        assert (result.status, [call.id for call in result.pending]) == ("waiting", ["t1r1c34"])
+        history = await loop.history("s")
+        waiting, first = (next(kept.seq for kept in history if kept.kind == kind) for kind in ("call.approval_asked", "call.succeeded"))
+        assert waiting < first
+        assert max(asked.values()) == 2
+        assert ran == list(range(len(ran)))
+        assert 30 <= len(ran) < 34
+        assert Counter(kept.kind for kept in history)["call.denied"] == 39 - len(ran)
 
 
 # -- results and configuration -----------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class Calls:
         self.running: dict[str, asyncio.Task[Done]] = {}
         self._contexts: dict[str, ToolContext] = {}
         self._recovering: set[str] = set()
+        self._placeless: frozenset[str] = frozenset()  # judged, and not begun because nothing more had a place
         self._left_behind: list[Callable[[], bool]] = []  # threads nobody can stop; each keeps its place
         self._late: dict[str, asyncio.Task[Done]] = {}  # what such threads come to
 
@@ -86,27 +87,38 @@ class Calls:
         for name in names:
             if not await self._guard(name):
                 return
-        full = False
-        starting: list[str] = []
+        starting = self._stage_verdicts(names)
+        if starting:
+            if await self._ledger.keep():
+                await self._begin(starting)
+        elif self._placeless and await self._ledger.keep():
+            deadline = earliest_deadline(self._ledger.state.unresolved)
+            soon = self._ledger.clock.now() + round(LOOK_SECONDS * 1000)
+            await self.wait(min(deadline or soon, soon) if self._left_behind else deadline)  # a thread's end wakes nobody
+
+    def _stage_verdicts(self, names: Sequence[str]) -> list[str]:
+        """Stage the next fact about each call, and return those that begin. One without a place is judged once, so that a person is asked
+        at once, and again when it has one: what counts is what is so when it begins.
+        """
+        starting, placeless = list[str](), list[str]()
         self._left_behind = [alive for alive in self._left_behind if alive()]
         places = self._ledger.config.limits.max_parallel_calls - len(self.running) - len(self._left_behind)
         for name in names:  # no await from here on: what is staged as started begins, or is dropped with the draft
             if name not in self._ledger.state.calls or self._ledger.state.calls[name].resolved:
                 continue
+            full = len(starting) >= places
+            if full and name in self._placeless:
+                placeless.append(name)
+                continue
             fact = self._executor.judge(self._ledger.state, self._ledger.state.calls[name], self._ledger.clock.now())
+            if full and isinstance(fact, e.CallStarted):
+                placeless.append(name)
+                continue
             if isinstance(fact, e.CallStarted):
-                if len(starting) >= places:
-                    full = True
-                    continue
                 starting.append(name)
             self._ledger.stage(fact)
-        if starting:
-            if await self._ledger.keep():
-                await self._begin(starting)
-        elif full and await self._ledger.keep():
-            deadline = earliest_deadline(self._ledger.state.unresolved)
-            soon = self._ledger.clock.now() + round(LOOK_SECONDS * 1000)
-            await self.wait(min(deadline or soon, soon) if self._left_behind else deadline)  # a thread's end wakes nobody
+        self._placeless = frozenset(placeless)
+        return starting
 
     async def _guard(self, name: str) -> bool:
         """Let the guards look at a call. False: the head moved while one of them thought, decide again."""
