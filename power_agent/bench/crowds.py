@@ -8,12 +8,13 @@ from pathlib import Path
 from power_agent import StatefulAgentLoop
 from power_agent.bench.apart import Apart
 from power_agent.bench.figures import Bound, Figure, Watch, alone, compared
-from power_agent.bench.scene import QUESTION, agent, talk
+from power_agent.bench.scene import QUESTION, USAGE, agent, talk
 from power_agent.bench.size import Size
 from power_agent.bench.turns import record_many, sink_of
 from power_agent.limits import Limits
 from power_agent.messages import Call
 from power_agent.models.scripted import Answer, ScriptedModel
+from power_agent.ports import ModelRequest
 from power_agent.store import SQLiteStore
 
 FACTS = Bound(4.0, at_least=True)
@@ -99,7 +100,7 @@ async def facts_at_once(folder: Path, size: Size, rounds: int) -> Figure:
     return compared("many", f"facts of {size.few} sessions, FULL", pairs, "facts of one session", FACTS, "facts/s")
 
 
-async def parallel(folder: Path, size: Size, rounds: int) -> list[Figure]:  # noqa: ARG001  the promise is about sixteen
+async def parallel(folder: Path, size: Size, rounds: int) -> list[Figure]:
     """A turn with sixteen calls that sleep, against sixteen coroutines that sleep."""
 
     async def nap() -> str:
@@ -107,11 +108,15 @@ async def parallel(folder: Path, size: Size, rounds: int) -> list[Figure]:  # no
         await asyncio.sleep(SLEEP)
         return "slept"
 
-    model = ScriptedModel(lambda request: "Done." if request.messages[-1].role == "tool" else Answer(calls=[Call("nap") for _ in range(CALLS)]))
+    def say(request: ModelRequest) -> Answer:
+        answered = request.messages[-1].role == "tool"
+        return Answer("Done." if answered else "", () if answered else [Call("nap") for _ in range(CALLS)], usage=USAGE)
+
+    model = ScriptedModel(say)
     pairs = []
     async with agent(folder / "parallel.db", model=model, tools=[nap], limits=Limits(max_parallel_calls=CALLS)) as loop:
         await loop.send(QUESTION, "naps")  # warm
-        for _ in range(rounds):
+        for _ in range(rounds * size.naps):
             with Watch() as ours:
                 await talk(loop, "naps", 1)
             with Watch() as bare:

@@ -16,6 +16,8 @@ class Size:
     few: int = 64
     many: int = 512
     turns_at_once: int = 4
+    naps: int = 3
+    """Turns a round whose calls sleep: each is over soon, and what the disk takes for its commits differs."""
     loaded: int = 2_000
     """Turns of four messages each."""
     folded: int = 200
@@ -40,6 +42,7 @@ TINY = Size(
     few=3,
     many=4,
     turns_at_once=1,
+    naps=1,
     loaded=4,
     folded=3,
     bound_tokens=200,
