@@ -10,7 +10,7 @@ from power_agent.bench.apart import Apart
 from power_agent.bench.figures import Bound, Figure, Watch, alone, compared
 from power_agent.bench.scene import QUESTION, USAGE, agent, talk
 from power_agent.bench.size import Size
-from power_agent.bench.turns import record_many, sink_of
+from power_agent.bench.turns import DURABILITIES, record_many, sink_of
 from power_agent.limits import Limits
 from power_agent.messages import Call
 from power_agent.models.scripted import Answer, ScriptedModel
@@ -22,7 +22,7 @@ AT_ONCE = Bound(4.0, 8.0, at_least=True)
 NOT_SLOWER = Bound(0.95, at_least=True)
 """Not slower, but for what two measurements of the same differ by."""
 NONE_FAILED = Bound(0.0, of="ours")
-PARALLEL = Bound(1.15, 1.08)
+PARALLEL = {"full": Bound(1.15, 1.08), "normal": Bound()}
 CALLS, SLEEP = 16, 0.05
 
 
@@ -112,14 +112,17 @@ async def parallel(folder: Path, size: Size, rounds: int) -> list[Figure]:
         answered = request.messages[-1].role == "tool"
         return Answer("Done." if answered else "", () if answered else [Call("nap") for _ in range(CALLS)], usage=USAGE)
 
-    model = ScriptedModel(say)
-    pairs = []
-    async with agent(folder / "parallel.db", model=model, tools=[nap], limits=Limits(max_parallel_calls=CALLS)) as loop:
-        await loop.send(QUESTION, "naps")  # warm
-        for _ in range(rounds * size.naps):
-            with Watch() as ours:
-                await talk(loop, "naps", 1)
-            with Watch() as bare:
-                await asyncio.gather(*(nap() for _ in range(CALLS)))
-            pairs.append((ours.ms, bare.ms))
-    return [compared("parallel", f"{CALLS} calls of {SLEEP * 1e3:.0f} ms, FULL", pairs, f"{CALLS} coroutines", PARALLEL)]
+    figures = []
+    for durability in DURABILITIES:
+        pairs = []
+        async with agent(folder / f"parallel-{durability}.db", durability, model=ScriptedModel(say), tools=[nap], limits=Limits(max_parallel_calls=CALLS)) as loop:
+            await loop.send(QUESTION, "naps")  # warm
+            for _ in range(rounds * size.naps):
+                with Watch() as ours:
+                    await talk(loop, "naps", 1)
+                with Watch() as bare:
+                    await asyncio.gather(*(nap() for _ in range(CALLS)))
+                pairs.append((ours.ms, bare.ms))
+        name = f"{CALLS} calls of {SLEEP * 1e3:.0f} ms, {durability.upper()}"
+        figures.append(compared("parallel", name, pairs, f"{CALLS} coroutines", PARALLEL[durability]))
+    return figures
