@@ -18,7 +18,8 @@ from power_agent.word import Word, word
 
 @word(kw_only=True)
 class Facts(Word):
-    """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued.
+    """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued. `unpark`: somebody wants
+    what waits behind a turn that was cancelled or came to a limit.
 
     Above `context_window` the context is to be compacted; above `context_most` no request can be sent.
     """
@@ -29,6 +30,7 @@ class Facts(Word):
     context_most: int | None = None
     cannot_compact: bool = False
     go_on: bool = False
+    unpark: bool = False
 
 
 LAST = "last answer"
@@ -127,7 +129,7 @@ def _between_turns(state: SessionState, facts: Facts) -> Step:
     said_anew = any(item.mode == "turn" for item in state.inputs)  # whoever sent it began something else
     if facts.go_on and last is not None and last.status in {"limit", "failed", "forked"} and not said_anew:
         return TakeInput(state.turns + 1, (), last.number)
-    if state.inputs and (facts.go_on or not state.parked):
+    if state.inputs and (facts.go_on or facts.unpark or not state.parked):
         return TakeInput(state.turns + 1, (state.inputs[0].seq,))
     return Wait("input")
 

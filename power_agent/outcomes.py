@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -59,14 +60,17 @@ def succeeded(call: CallState, value: object, output_bytes: int, by: str | None 
         try:
             said, uploaded = taken(value)
         except InvalidInput as error:
-            return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code=error.code, message=f"Its result cannot be kept: {error.message}"), by=by),))
+            return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code=error.code, message=f"It ran; only its result cannot be kept: {error.message}"), by=by),))
         done = _said_in_parts(call, said, output_bytes, by)
         return Done(done.facts, {**done.blobs, **uploaded})
     try:
         raw, output = _as_json(value)
     except (ValueError, TypeError, RecursionError) as error:
         why = " ".join(str(error).split())[:300]
-        message = f"The tool returned a {type(value).__name__} that is not JSON: {why}"
+        message = f"It ran; only what it returned cannot be kept, a {type(value).__name__} that is not JSON: {why}"
+        if inspect.isawaitable(value):
+            message = f"It returned a {type(value).__name__} that nobody awaited: what that was to do did not happen."
+            getattr(value, "close", lambda: None)()
         return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code="output_not_json", message=message), by=by),))
     shown = output.encode(errors="surrogatepass") if isinstance(output, str) else raw
     if len(shown) <= output_bytes:

@@ -56,7 +56,7 @@ ALLOWED = {"waiting": (Approve, Deny, Abort), "external": (Result, Abort), "appr
 NOTHING = Done(())
 
 
-async def decision_fact(store: Store, state: SessionState, call_id: str, decision: Decision, by: str) -> Done:
+async def decision_fact(store: Store, state: SessionState, call_id: str, decision: Decision, by: str, now: int) -> Done:
     """Return the fact that a decision amounts to, or none when the same was decided before."""
     said: object = decision
     if not isinstance(said, Decision):
@@ -69,6 +69,9 @@ async def decision_fact(store: Store, state: SessionState, call_id: str, decisio
         if not before:
             raise CallNotFound(f"Session {state.session!r} has no call {call_id!r}.", session=state.session, call=call_id, hint=_who_is_there(state))
         return _again(state, call_id, decision, before)
+    if isinstance(decision, Approve) and call.place == "waiting" and call.deadline is not None and call.deadline <= now:
+        message = f"Nobody answered in time: since then nobody may approve call {call_id}. Whoever drives next denies it."
+        raise SettleNotAllowed(message, session=state.session, call=call_id, hint="Resume; the model is told, and may ask again.")
     place = "external" if call.place == "waiting" and call.external else call.place
     if type(decision) in ALLOWED.get(place, ()):
         return _fact(state, call, decision, by)

@@ -290,6 +290,25 @@ async def test_the_deadline(make):
     assert ledger.paid == []
 
 
+async def test_nobody_approves_after_the_deadline(make):
+    """Who comes too late is told so, and nothing runs; to deny it is as good as the deadline."""
+    ledger, clock = Ledger(), HeldClock()
+    async with make([PAY, "done", PAY, "done"], tools=[ledger.tool], policy=asking(seconds=60), clock=clock) as loop:
+        await loop.send("x", "s")
+        clock.move(60)
+        before = await kinds(loop)
+        with pytest.raises(SettleNotAllowed, match="Nobody answered in time") as caught:
+            await loop.settle("s", "t1r1c1", Approve())
+        assert "Resume" in str(caught.value.hint)
+        assert await kinds(loop) == before
+        assert (await loop.resume("s")).calls[0].state == "denied"
+        await loop.send("y", "s")
+        clock.move(3_600)
+        await loop.settle("s", "t2r1c1", Deny("no"), by="ada")
+        assert (await loop.resume("s")).calls[0].state == "denied"
+    assert ledger.paid == []
+
+
 async def test_the_deadline_while_a_sibling_runs(make):
     """While a sibling runs, a deadline that passes is noticed at once, not when the sibling ends."""
 

@@ -263,6 +263,43 @@ async def test_a_turn_that_is_cancelled_or_limited_parks_what_waits(tmp_path, ga
         await verified(loop)
 
 
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("how", ["cancelled", "limit"])
+async def test_what_waits_is_taken_when_it_is_sent_again(tmp_path, gate, how, wait):
+    """A message that was kept behind a turn that was cancelled, or came to its limit, has its turn when it is delivered once more: once."""
+    options = {"limits": Limits(max_rounds_per_turn=1)} if how == "limit" else {}
+    async with at_work(tmp_path, gate, **options) as (loop, first):
+        waiting = [await loop.send(text, "s", key=text, when_busy="queue", wait=False) for text in ("one", "two")]
+        assert [one.status for one in waiting] == ["waiting", "waiting"]
+        if how == "cancelled":
+            await loop.cancel("s")
+        gate.go.touch()
+        assert (await first).status == how
+        result = await loop.send("one", "s", key="one", wait=wait)
+        assert result.status == ("completed" if wait else "waiting")
+        async with asyncio.timeout(PROMPT_SECONDS):
+            while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        again = [await loop.send(text, "s", key=text) for text in ("one", "two")]
+        assert [(one.turn, one.text) for one in again] == [(2, "heard: work | one"), (3, "heard: work | one | two")]
+        assert (await kinds(loop)).count("input.received") == 3
+        await verified(loop)
+
+
+async def test_what_was_never_taken_is_not_promised_any_more(tmp_path, gate):
+    """A message that a session was closed over says so when it is delivered once more; behind an open turn that nobody drives it waits."""
+    async with at_work(tmp_path, gate) as (loop, first):
+        await loop.send("one", "s", key="k", when_busy="queue", wait=False)
+        first.cancel()
+        await asyncio.wait([first])
+        before = await kinds(loop)
+        assert (await loop.send("one", "s", key="k")).status == "waiting"
+        assert await kinds(loop) == before
+        await loop.close_session("s", abort=True)
+        with pytest.raises(SessionClosed, match="before this input"):
+            await loop.send("one", "s", key="k")
+
+
 async def test_keys_of_what_waits(tmp_path, gate):
     """A queued input with a key is one input, however often it is sent."""
     async with at_work(tmp_path, gate) as (loop, first):

@@ -668,8 +668,21 @@ async def test_output_that_is_not_json_is_refused(call, value):
 
     told = await call(give)
     assert told.ended.failure.code == "output_not_json"
-    assert told.text.startswith(f"The tool returned a {type(value).__name__} that is not JSON: ")
+    assert told.text.startswith(f"It ran; only what it returned cannot be kept, a {type(value).__name__} that is not JSON: ")
     assert told.text.endswith("It may have taken effect.")
+
+
+async def test_output_that_nobody_awaited(call):
+    """A forgotten `await` is told apart: what it was to do has not happened."""
+
+    async def pay() -> str:
+        return "paid"
+
+    async def give():
+        return pay()
+
+    told = await call(give)
+    assert told.text.startswith("It returned a coroutine that nobody awaited: what that was to do did not happen.")
 
 
 def nested(depth: int) -> Any:

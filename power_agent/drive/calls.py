@@ -214,7 +214,7 @@ class Calls:
             return
         except InvalidInput as error:  # too deep, too large: it happened all the same
             call, attempt = getattr(done.facts[0], "call", ""), getattr(done.facts[0], "attempt", 1)
-            failure = e.Failure(code=error.code, message=f"Its result cannot be kept: {error.message[:1_000]}")
+            failure = e.Failure(code=error.code, message=f"It ran; only its result cannot be kept: {error.message[:1_000]}")
             self._ledger.stage(e.CallFailed(call=call, attempt=attempt, failure=failure, by=getattr(done.facts[0], "by", None)))
 
     async def _wind_down(self) -> None:

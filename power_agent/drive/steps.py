@@ -55,6 +55,7 @@ class Drive:
         state: SessionState,
         *,
         go_on: bool = False,
+        unpark: bool = False,
         guards: Guards = NO_GUARDS,
         glimpse: Callable[[Glimpsed], None] | None = None,
         compactor: Compactor | None = None,
@@ -66,6 +67,7 @@ class Drive:
         self._clock = clock
         self._guards = guards
         self._continues = state.turns if go_on else None
+        self._unparks = state.turns if unpark else None
         self._config = config
         self._compactor = compactor or Compactor(model, tools)
         self._ledger = Ledger(sink, store, clock, state)
@@ -159,8 +161,9 @@ class Drive:
 
     def _next(self) -> Step:
         """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
-        go_on = self.state.turns == self._continues  # until a turn began: one that was only staged may have been let go
-        facts = Facts(running=frozenset(self._calls.running), go_on=go_on, cannot_compact=self._summaries.stuck)
+        turns = self.state.turns  # these two until a turn began: one that was only staged may have been let go
+        go_on, unpark = turns == self._continues, turns == self._unparks
+        facts = Facts(running=frozenset(self._calls.running), go_on=go_on, unpark=unpark, cannot_compact=self._summaries.stuck)
         step = decide(self.state, self._clock.now(), facts)
         if not isinstance(step, AskModel):
             return step

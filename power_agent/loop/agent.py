@@ -323,7 +323,7 @@ class StatefulAgentLoop:
         promised = any(call.place == "doubted" and self._executor.promise(state, call) != "ask" for call in state.unresolved)
         return isinstance(step, Wait) and step.why == "person" and (not promised or state.cancel is not None)
 
-    def _new_drive(self, state: SessionState, go_on: bool) -> Drive:
+    def _new_drive(self, state: SessionState, *, go_on: bool = False, unpark: bool = False) -> Drive:
         return Drive(
             self._sink,
             self._store,
@@ -333,6 +333,7 @@ class StatefulAgentLoop:
             self._executor,
             state,
             go_on=go_on,
+            unpark=unpark,
             guards=self._guards,
             glimpse=self._hooks.glimpser(),
             compactor=self._compactor,
@@ -355,7 +356,7 @@ class StatefulAgentLoop:
         name, call_id, decision = _checked(session_id), _call_id(call_id), self._sink.covered(decision)[0]
         while True:
             state = await self._sink.load(name)
-            done = await decision_fact(self._store, state, call_id, decision, by)
+            done = await decision_fact(self._store, state, call_id, decision, by, self._clock.now())
             if not done.facts:
                 return pending_of(state)
             try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from power_agent import events as e
 from power_agent import process
@@ -51,8 +51,11 @@ Said = str | Sayable | Sequence[str | Sayable]
 WhenBusy = Literal["raise", "queue", "steer"]
 
 
-DriveMaker = Callable[[SessionState, bool], Drive]
-"""Makes what drives a session from a state; True: a turn that ended is to be continued."""
+class DriveMaker(Protocol):
+    """Makes what drives a session from a state; what `go_on` and `unpark` mean, `machine.Facts` says."""
+
+    def __call__(self, state: SessionState, *, go_on: bool = False, unpark: bool = False) -> Drive:
+        """Make it."""
 
 
 class _LookAgain(Exception):
@@ -160,7 +163,7 @@ class Intake:
         name = order.session
         if order.key is not None and (seq := await self._seen(order)) is not None:
             _place(order, seq)
-            return await self.awaited(name, seq) if wait else await self._standing(name, seq)
+            return await self._again(name, seq, wait=wait)
         work = self._desk.working(name)
         if work is not None and order.key is not None and work.key == order.key:
             await work.kept.wait()  # the same input, a moment earlier
@@ -223,7 +226,7 @@ class Intake:
             raise _LookAgain
         facts = [*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, by=order.by, output=order.output)]
         work.input_seq, work.placed = state.seq + len(facts), order.placed
-        work.drive = drive = self._drive(state, False)
+        work.drive = drive = self._drive(state)
         try:
             return await drive.run(facts, order.blobs)
         except (HeadMoved, OwnershipLost) as error:
@@ -308,6 +311,19 @@ class Intake:
             self._desk.begin(order.session, self.go_on, detached=True)  # its owner finished a moment before the input came
         return result
 
+    async def _again(self, name: str, seq: int, *, wait: bool) -> TurnResult:
+        """Say what came of an input that is sent once more. One that no turn has taken is taken now, if nobody is at work and no turn open."""
+        row, number, state = await self._store.find(name), await self._turn_of(name, seq), await self._sink.load(name)
+        if state.closed and not number:
+            raise SessionClosed(f"Session {name!r} was closed before this input (event {seq}) had its turn.", session=name)
+        idle = row is not None and row.head == state.seq and not self._held(row) and self._desk.working(name) is None
+        if idle and not number and state.turn is None:
+            if wait:
+                await self._taken_over(name, seq, unpark=True)
+            else:
+                self._desk.begin(name, partial(self.go_on, unpark=True), detached=True)
+        return await self.awaited(name, seq) if wait else await self._standing(name, seq)
+
     async def awaited(self, name: str, seq: int, *, take_over: bool = False) -> TurnResult:
         """Wait for the end of the turn that takes an input, whoever drives it; with `take_over`, drive it when nobody living does."""
         while True:
@@ -331,9 +347,9 @@ class Intake:
             else:
                 return await result_of(self._store, state, number, seq)
 
-    async def _taken_over(self, name: str, seq: int | None) -> None:
+    async def _taken_over(self, name: str, seq: int | None, *, unpark: bool = False) -> None:
         """Drive a session that nobody living drives; what goes wrong with it goes wrong here, but for somebody who was quicker."""
-        work = self._desk.begin(name, self.go_on)
+        work = self._desk.begin(name, partial(self.go_on, unpark=unpark))
         await work.over(seq)
         failed = work.task.exception() if work.task is not None and work.task.done() and not work.task.cancelled() else None
         if failed is not None and not isinstance(failed, SessionBusy | OwnershipLost):
@@ -361,19 +377,19 @@ class Intake:
         with contextlib.suppress(SessionBusy):  # somebody was quicker, and obeys
             await self._taken_over(name, None)
 
-    async def go_on(self, work: Work) -> SessionState:
+    async def go_on(self, work: Work, *, unpark: bool = False) -> SessionState:
         """Take a session up where it stands, and drive."""
         self._desk.live.pop(work.session, None)
-        return await self.drive_on(work, await self._sink.claim(work.session))
+        return await self.drive_on(work, await self._sink.claim(work.session), unpark=unpark)
 
-    async def drive_on(self, work: Work, state: SessionState, *, go_on: bool = False) -> SessionState:
+    async def drive_on(self, work: Work, state: SessionState, *, go_on: bool = False, unpark: bool = False) -> SessionState:
         """Drive a session that is ours from where it stands."""
         if state.turn is not None:
             work.turn = state.turn.number
             work.follow(work.turn, map(opened, await self._store.read(work.session, after=state.turn.seq - 1, upto=state.seq)))
         else:
             work.turn = state.turns + 1
-        work.drive = self._drive(state, go_on)
+        work.drive = self._drive(state, go_on=go_on, unpark=unpark)
         return await work.drive.run()
 
     # -- nothing but the context ---------------------------------------------------------------------------------------
@@ -389,7 +405,7 @@ class Intake:
             self._desk.live.pop(name, None)
             state = await self._between_turns(name)
             before = state.compactions
-            work.drive = self._drive(state, False)
+            work.drive = self._drive(state)
             state = await work.drive.compact(by)
             after = state.compactions
             return state

@@ -61,7 +61,7 @@ class Upkeep:
     async def _aborted(self, state: SessionState, reason: str, wanted: frozenset[str] | None, by: str) -> list[PendingCall]:
         calls = [call for call in pending_of(state) if wanted is None or call.id in wanted]
         for unknown in sorted((wanted or frozenset()) - {call.id for call in calls}):
-            await decision_fact(self._store, state, unknown, Abort(reason), by)  # says why not, unless it was aborted before
+            await decision_fact(self._store, state, unknown, Abort(reason), by, self._clock.now())  # says why not, unless it was aborted before
         remains = await asyncio.gather(*(self._executor.remains(state, state.calls[call.id]) for call in calls))
         facts: list[e.Event] = [e.CallAborted(call=call.id, by=by, reason=f"{reason} ({left})" if left else reason) for call, left in zip(calls, remains, strict=True)]
         if wanted is None and state.turn is not None:
