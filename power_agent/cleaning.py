@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from power_agent.errors import EventTooLarge, InvalidInput, StoreDamaged
 from power_agent.events import Cut, Event, decode, encode
 from power_agent.limits import MAX_ID_CHARACTERS
-from power_agent.messages import Attachment, clean_text
+from power_agent.messages import Attachment, clean_text, restore_text
 from power_agent.secrets import Cover
 from power_agent.word import Word, names_of, replace
 
@@ -96,6 +96,11 @@ def covered(value: T, cover: Cover, blobs: Mapping[str, bytes]) -> tuple[T, dict
     fresh = {digest: cover.bytes(content) for digest, content in blobs.items()}
     changed = {digest: content for digest, content in fresh.items() if content is not blobs[digest]}
     return _mapped(value, cover, changed), {_digest(content) if digest in changed else digest: content for digest, content in fresh.items()}
+
+
+def as_said(kept: T) -> T:
+    """Return what is kept as it was said: cleaned once more, it is the same again."""
+    return _mapped(kept, restore_text)  # type: ignore[no-any-return]
 
 
 def _digest(content: bytes) -> str:

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from typing import Any, NoReturn
 
 from power_agent import events as e
 from power_agent.chance import SystemChance
+from power_agent.cleaning import as_said
 from power_agent.clock import HeldClock
 from power_agent.context import render
 from power_agent.drive import Drive
 from power_agent.errors import HeadMoved, ModelError, OutputInvalid, SessionNotFound
 from power_agent.executor import Executor
 from power_agent.guards import AnyGuard, Guards
+from power_agent.hooks import Hooks
 from power_agent.messages import Message, OutputShape, Usage
 from power_agent.moving import export, import_
 from power_agent.outcomes import Done
@@ -170,12 +171,23 @@ class _Script:
         self.left_out: str | None = None
         self.rounds = 0
         self.started: set[str] = set()
+        self.end: e.TurnEnded | None = None
+
+    def hear(self, kept: e.Envelope) -> None:
+        """Stop at the end of the turn: what waited behind it is another one's."""
+        if isinstance(kept.event, e.TurnEnded) and not self.over.is_set():
+            self.end = kept.event
+            self.over.set()
 
     def diverged(self, seq: int, what: str, recorded: object, now: object) -> None:
         """Note the first difference, and stop."""
         if not self.over.is_set():
-            self.divergence = Divergence(seq=seq, what=what, recorded=recorded, now=now)
+            self.differs(seq, what, recorded, now)
             self.over.set()
+
+    def differs(self, seq: int, what: str, recorded: object, now: object) -> None:
+        """Note a difference."""
+        self.divergence = Divergence(seq=seq, what=what, recorded=recorded, now=now)
 
     def stop(self, left_out: str | None = None) -> None:
         """Stop: the record says no more."""
@@ -184,6 +196,8 @@ class _Script:
 
     def request(self, request: ModelRequest) -> _Asked | None:
         """Compare the next request with the recorded one; None when there is nothing to go on with."""
+        if self.over.is_set():
+            return None
         turn, asked = self.turn, self.turn.asked.get(self.rounds + 1)
         if asked is None or (turn.compacted and asked.seq > turn.compacted):
             if asked is not None:
@@ -268,7 +282,7 @@ class _RecordedModel:
             await _for_ever()  # until the drive has seen it
         if isinstance(answer, e.ModelAnswered):
             return ModelReply(
-                parts=answer.parts,
+                parts=as_said(answer.parts),
                 finish=answer.finish,
                 usage=answer.usage,
                 format=answer.format,
@@ -277,7 +291,7 @@ class _RecordedModel:
                 price_source=answer.price_source,
             )
         if answer is not None and answer.not_before is None:
-            raise ModelError(answer.failure.message)
+            raise ModelError(as_said(answer.failure.message))
         self._script.stop()
         return await _for_ever()
 
@@ -316,7 +330,8 @@ class _RecordedCalls(Executor):
             self._script.stop()
             await _for_ever()
         self._script.started.add(call.call.id)
-        return Done((replace(outcome, attempt=call.attempt) if isinstance(outcome, e.CallSucceeded | e.CallFailed) else outcome,))
+        outcome = replace(outcome, attempt=call.attempt) if isinstance(outcome, e.CallSucceeded | e.CallFailed) else outcome
+        return Done((as_said(outcome),))
 
 
 class _RecordedShapes(Outputs):
@@ -331,7 +346,7 @@ class _RecordedShapes(Outputs):
         """Return the value of an answer, or raise what was said of it."""
         why = None if self._today.knows(shape) else self._script.turn.misshapen.get(self._script.rounds)
         if why is not None:
-            raise OutputInvalid(why)
+            raise OutputInvalid(as_said(why))
         return self._today.value(shape, text)
 
 
@@ -362,7 +377,7 @@ class _Stage(Word):
     guards: Guards
     config: e.Config
     outputs: Outputs
-    made: list[str] = field(default_factory=list)
+    hooks: Hooks
 
     async def play(self, turn: _Turn) -> _Script:
         """Play one turn on a branch that begins right before it."""
@@ -373,14 +388,15 @@ class _Stage(Word):
         state = await self.sink.open(self.config, name, parent=parent)
         facts: list[e.Event] = [e.InputReceived(parts=one.parts, mode=one.mode, key=one.key, output=one.output) for one in turn.before.inputs]
         facts += [e.NoteAdded(text=note.text, why="replay") for note in turn.before.notes]
-        state = await self.sink.record(state, [*facts, *turn.early])
-        go_on = turn.continues is not None
+        state = await self.sink.record(state, list(map(as_said, [*facts, *turn.early])))
+        go_on, deaf = turn.continues is not None, self.hooks.add(script.hear, e.TurnEnded)
         while not script.over.is_set():
             state = await self._driven(script, name, state, go_on=go_on)
             if state.turn is None or script.over.is_set() or not await self._decided(script, state):
                 break
             state, go_on = await self.sink.claim(name), False
-        _compare_end(script, state)
+        deaf()
+        _compare_end(script)
         return script
 
     async def _driven(self, script: _Script, name: str, state: SessionState, *, go_on: bool) -> SessionState:
@@ -410,7 +426,7 @@ class _Stage(Word):
     async def _reported(self, name: str, fact: e.Event) -> None:
         while True:
             try:
-                await self.sink.report(await self.sink.load(name), (fact,))
+                await self.sink.report(await self.sink.load(name), (as_said(fact),))
             except HeadMoved:
                 continue
             return
@@ -431,24 +447,24 @@ class _Stage(Word):
         return answered
 
 
-def _compare_end(script: _Script, state: SessionState) -> None:
+def _compare_end(script: _Script) -> None:
     """Compare how the turn ended."""
-    turn = script.turn
-    if state.turn is not None or turn.ended is None or state.last is None or script.over.is_set():
+    turn, now = script.turn, script.end
+    if turn.ended is None or now is None:
         return
     seq, end = turn.ended
     further = turn.asked.get(script.rounds + 1)
     if further is not None and not turn.compacted:
-        script.diverged(further.seq, "the next step", "another request", f"the end of the turn ({state.last.status})")
-    elif (end.status, end.reason) != (state.last.status, state.last.reason) and not turn.cancelled and not turn.compacted:
-        script.diverged(seq, "the end of the turn", (end.status, end.reason), (state.last.status, state.last.reason))
+        script.differs(further.seq, "the next step", "another request", f"the end of the turn ({now.status})")
+    elif (end.status, end.reason) != (now.status, now.reason) and not turn.cancelled and not turn.compacted:
+        script.differs(seq, "the end of the turn", (end.status, end.reason), (now.status, now.reason))
 
 
 async def replay(store: Store, session: str, *, model: str, tools: Tools, executor: Executor, guards: Guards, config: e.Config, outputs: Outputs) -> Replay:
     """Play a session's turns against the code and the configuration of today, up to the first divergence."""
     if await store.find(session) is None:
         raise SessionNotFound(f"There is no session {session!r}.", session=session)
-    clock = HeldClock(0)
+    clock, hooks = HeldClock(0), Hooks()
     async with SQLiteStore(":memory:", clock=clock, lease_seconds=LEASE_SECONDS) as stage:
         await import_(stage, clock, await export(store, session))
         history = [opened(record) for record in await stage.read(session)][:-1]  # but for what the import added
@@ -456,7 +472,8 @@ async def replay(store: Store, session: str, *, model: str, tools: Tools, execut
             session=session,
             store=stage,
             clock=clock,
-            sink=_Branching(stage, clock, SystemChance(), OWNER),
+            sink=_Branching(stage, clock, SystemChance(), OWNER, hooks=hooks),
+            hooks=hooks,
             model=model,
             tools=tools,
             executor=executor,

@@ -13,8 +13,10 @@ from shelf import everything, sink_of
 
 from power_agent import Approve, Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, Text, ToolContext, Unknown, context, fold, tool
 from power_agent import events as e
+from power_agent import settling as settled
 from power_agent.errors import ModelError, SessionErased, SessionNotFound
 from power_agent.messages import Attachment
+from power_agent.models.scripted import Answer
 from power_agent.policy import Allow, Ask, Change, Deny, Refuse, Verdict, Wanted
 from power_agent.ports import ModelRequest
 from power_agent.replay import Replay
@@ -319,6 +321,56 @@ async def test_sessions_that_cannot_be_replayed(tmp_path: Path):
             await loop.replay("s")
         await loop._sink.open(session="empty")
         assert await loop.replay("empty") == Replay(session="empty")
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+async def test_what_waited_behind_a_turn(tmp_path: Path, mode: Any):
+    """An input that waited while a person was asked belongs to the turn that took it: the same code goes the same way in each of them."""
+
+    def say(request: ModelRequest) -> Any:
+        return [Call("pay", {"cents": 5})] if request.messages[-1].text == "pay" else f"heard {request.messages[-1].text}"
+
+    async with agent(tmp_path / "a.db", say) as loop:
+        (call,) = (await loop.send("pay", "s")).pending
+        for text in ("second", "third"):
+            assert (await loop.send(text, "s", when_busy=mode)).status == "waiting"
+        await loop.settle("s", call.id, Approve())
+        await loop.resume("s")
+        while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+            await asyncio.sleep(0.01)
+        turns = (await loop.state("s")).turns
+        assert turns == (3 if mode == "queue" else 1)
+    same = await replayed(tmp_path / "a.db")
+    assert (same.turns, same.calls, same.divergence) == (turns, 1, None)
+
+
+ODD = "\ud800 and \U0010fffd"
+
+
+async def test_texts_that_are_no_text(tmp_path: Path):
+    """Lone surrogates, and the character that stands for them in the log, in everything that is said: nothing of it differs from itself."""
+
+    @tool
+    def echo(text: str) -> str:
+        RAN.append(text)
+        if len(RAN) == 2:
+            raise ValueError(text)
+        return text
+
+    def policy(wanted: Wanted) -> Verdict:
+        return Allow() if wanted.call == "t1r1c1" else Ask("Really?")
+
+    said = Call("echo", {"text": ODD})
+    async with agent(tmp_path / "a.db", [Answer(ODD, [said]), [said], [said], f"done {ODD}"], tools=[echo], policy=policy) as loop:
+        await loop.send(f"go {ODD}", "s")
+        await loop.settle("s", "t1r2c1", Approve(reason=ODD))
+        await loop.resume("s")
+        await loop.settle("s", "t1r3c1", settled.Deny(ODD))
+        result = await loop.resume("s")
+        assert [call.state for call in result.calls] == ["succeeded", "failed", "denied"]
+        assert RAN == [ODD, ODD]
+    same = await replayed(tmp_path / "a.db", tools=[echo], policy=policy)
+    assert (same.requests, same.divergence) == (4, None)
 
 
 async def test_a_tool_is_never_even_looked_for(tmp_path: Path):

@@ -24,6 +24,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from power_agent import events as e
+from power_agent.cleaning import as_said
 from power_agent.context import render
 from power_agent.errors import ImportRefused, ModelError, ReplayDiverged
 from power_agent.events import Envelope
@@ -132,7 +133,7 @@ class ReplayModel:
         self._furthest = max(self._furthest, request.replies + 1)
         answer = recorded.answer
         if isinstance(answer, e.ModelFailed):
-            raise ModelError(answer.failure.message)
+            raise ModelError(as_said(answer.failure.message))
         if answer is None:
             raise self._differs(recorded, "Nothing came of this request: the recording ends here.")
         for part in answer.parts:
@@ -155,7 +156,7 @@ class ReplayModel:
 
 def _reply(answer: e.ModelAnswered) -> ModelReply:
     """Return an answer as the model gave it: the ids of calls are given anew."""
-    parts = tuple(replace(part, id="") if isinstance(part, Call) else part for part in answer.parts)
+    parts = tuple(replace(part, id="") if isinstance(part, Call) else part for part in as_said(answer.parts))
     price = {"cost_nano_usd": answer.cost_nano_usd, "price_source": answer.price_source}
     return ModelReply(parts=parts, finish=answer.finish, usage=answer.usage, format=answer.format, model=answer.model, **price)  # type: ignore[arg-type]
 
