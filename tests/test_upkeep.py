@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -258,6 +260,55 @@ async def test_what_cannot_be_erased():
         with pytest.raises(SessionNotFound):
             await loop.erase("nobody")
         await verified(loop)
+
+
+@pytest.mark.parametrize("why", ["open", "busy"])
+async def test_what_is_refused_has_destroyed_nothing(why):
+    """A tree is erased when all of it can be: an open turn at its root, or somebody at work in one branch, leaves every other branch whole."""
+    release = asyncio.Event()
+
+    async def slow(request):
+        if request.messages[-1].text == "slow":
+            await release.wait()
+        return "ok"
+
+    async with make(script=slow) as loop:
+        await loop.send("x", "s")
+        for name, parent in (("a", "s"), ("b", "s"), ("c", "a"), ("d", "c")):
+            await loop.fork(parent, session_id_new=name)
+        sending = asyncio.ensure_future(loop.send("slow", "s" if why == "open" else "b"))
+        while len(await loop.history("s" if why == "open" else "b", kinds=["model.asked"])) < 1 + (why == "open"):
+            await asyncio.sleep(0.01)
+        if why == "open":
+            sending.cancel()
+            await asyncio.wait([sending])
+        with pytest.raises(SessionPending if why == "open" else SessionBusy):
+            await loop.erase("s", forks="erase")
+        assert not any(row.erased for row in await loop.sessions())
+        release.set()
+        if why == "open":
+            await loop.abort_pending("s", reason="over")
+        else:
+            await sending
+        assert (await loop.send("y", "d")).text == "ok"
+        await loop.erase("s", forks="erase")
+        assert all(row.erased for row in await loop.sessions())
+        await verified(loop)
+
+
+async def test_a_past_that_was_forked_again_and_again():
+    """However long the line of forks is."""
+    async with make() as loop:
+        await loop.send("x", "s0")
+        for number in range(200):
+            await loop.fork(f"s{number}", session_id_new=f"s{number + 1}")
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(150 + len(inspect.stack(0)))
+        try:
+            await loop.erase("s0", forks="erase")
+        finally:
+            sys.setrecursionlimit(limit)
+        assert sum(row.erased for row in await loop.sessions()) == 201
 
 
 async def test_retention():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal
 
 from power_agent import events as e
@@ -157,24 +159,35 @@ class Upkeep:
         if branches and forks != "erase":
             names = ", ".join(repr(row.session) for row in branches[:5])
             raise HasForks(f"Session {name!r} shares its past with {len(branches)} fork(s): {names}.", session=name, forks=[row.session for row in branches])
-        for row in branches:
-            await self.erase(row.session, reason, forks, by)
-        async with self._desk.reserved(name):
-            while not await self._erased(name, reason, by):
-                continue
+        whole = [name]
+        for one in whole:  # it grows meanwhile; not by recursion: a past may have been forked a thousand times over
+            whole += [row.session for row in await self.forks(one)]
+        async with AsyncExitStack() as held:
+            for one in whole:  # all of them before the first: what is refused has destroyed nothing
+                await held.enter_async_context(self._between_turns(one))
+            for one in reversed(whole):
+                await self._erased(one, reason, by)
 
-    async def _erased(self, name: str, reason: str, by: str | None) -> bool:
-        """Destroy the contents of one session; False: somebody added a fact meanwhile, look again."""
-        state = await self._sink.claim(name)
-        try:
-            if state.turn is not None:
-                raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Abort it first, then erase.")
-            await self._sink.erase(state, reason, by)
-        except HeadMoved:
-            return False
-        finally:
-            await self._sink.release(state)
-        return True
+    @asynccontextmanager
+    async def _between_turns(self, name: str) -> AsyncIterator[None]:
+        """Own a session that has no open turn."""
+        async with self._desk.reserved(name):
+            state = await self._sink.claim(name)
+            try:
+                if state.turn is not None:
+                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Abort it first, then erase.")
+                yield
+            finally:
+                await self._sink.release(state)
+
+    async def _erased(self, name: str, reason: str, by: str | None) -> None:
+        """Destroy the contents of a session that is ours."""
+        while True:
+            try:
+                await self._sink.erase(await self._sink.load(name), reason, by)
+            except HeadMoved:  # somebody added a fact meanwhile: look again
+                continue
+            return
 
     async def prune(self, age_seconds: float, *, dry_run: bool, by: str | None) -> list[str]:
         """Erase sessions that were closed at least that long ago and have no living branches; returns which."""
