@@ -263,6 +263,24 @@ async def test_a_turn_that_is_cancelled_or_limited_parks_what_waits(tmp_path, ga
         await verified(loop)
 
 
+@pytest.mark.parametrize("raised", [False, True])
+async def test_a_resume_takes_what_waits_behind_a_limit(tmp_path, gate, raised):
+    """Under the same limit the old turn cannot go on, so what waits behind it is next; with a higher one the old turn comes first."""
+    async with at_work(tmp_path, gate, limits=Limits(max_rounds_per_turn=1)) as (loop, first):
+        await loop.send("later", "s", when_busy="queue", wait=False)
+        gate.go.touch()
+        assert (await first).status == "limit"
+    async with make(tmp_path, gate, limits=Limits(max_rounds_per_turn=2 if raised else 1)) as loop:
+        result = await loop.resume("s")
+        assert (result.turn, result.status) == (2, "completed" if raised else "limit")
+        async with asyncio.timeout(PROMPT_SECONDS):
+            while (await loop.state("s")).inputs or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        assert [kept.event.continues for kept in await loop.history("s", kinds=["turn.started"])] == [None, 1, None]
+        assert "later" in (await loop.messages("s"))[-1].text
+        await verified(loop)
+
+
 @pytest.mark.parametrize("wait", [True, False])
 @pytest.mark.parametrize("how", ["cancelled", "limit"])
 async def test_what_waits_is_taken_when_it_is_sent_again(tmp_path, gate, how, wait):

@@ -68,6 +68,7 @@ class Drive:
         self._guards = guards
         self._continues = state.turns if go_on else None
         self._unparks = state.turns if unpark else None
+        self._replies = state.replies
         self._config = config
         self._compactor = compactor or Compactor(model, tools)
         self._ledger = Ledger(sink, store, clock, state)
@@ -159,10 +160,14 @@ class Drive:
                 return await self._ledger.keep(release=True)
         return False
 
+    def _nothing_more(self) -> bool:
+        """Say whether a turn was to be continued and came to its limit before a request: then what waits behind it is next."""
+        return self._continues is not None and self.state.turns == self._continues + 1 and self.state.replies == self._replies
+
     def _next(self) -> Step:
         """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
         turns = self.state.turns  # these two until a turn began: one that was only staged may have been let go
-        go_on, unpark = turns == self._continues, turns == self._unparks
+        go_on, unpark = turns == self._continues, turns == self._unparks or self._nothing_more()
         facts = Facts(running=frozenset(self._calls.running), go_on=go_on, unpark=unpark, cannot_compact=self._summaries.stuck)
         step = decide(self.state, self._clock.now(), facts)
         if not isinstance(step, AskModel):
