@@ -115,7 +115,7 @@ def backup(
     store: options.Store = None,
     as_json: options.Json = False,
 ) -> int:
-    """Write a consistent copy of the whole store, whole or not at all, while others go on writing."""
+    """Write a consistent copy of the whole store, whole or not at all, while others go on writing. Go on with one of the two: what was approved may begin in both."""
     voice.as_json = as_json
     path = store_of(store)
     with looking(path):

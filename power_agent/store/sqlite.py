@@ -177,7 +177,7 @@ class SQLiteStore:
         await self._opened().run(reading.keep_snapshot, session, seq, fold, text)
 
     async def backup(self, target: str) -> None:
-        """Write a consistent copy of the whole store to a new file."""
+        """Write a consistent copy of the whole store to a new file. It is the same life once more, with the same approvals: go on with one."""
         self._opened()
         if self._path == ":memory:":
             await self._opened().run(backup, self._path, target)
