@@ -271,6 +271,23 @@ def test_what_a_tool_says_of_itself_counts(run, project, here, monkeypatch):
     assert [call["id"] for call in told.data["result"]["pending"]] == ["t1r1c2", "t1r1c3"]
 
 
+RULE = '[[policy.rules]]\naction = "allow"\ntools = ["bash"]\ncommand = ["mkdir", "**"]\n'
+
+
+@pytest.mark.parametrize(("more", "ran"), [("", ["t1r1c1"]), ('toolboxes = ["todo"]\n', ["t1r1c1"]), (RULE, ["t1r1c1", "t1r1c2"])])
+def test_a_shell_of_ones_own_is_judged(more, ran, run, project, here, monkeypatch):
+    """What only reads runs, what the rules allow by its words too, and all else is asked about, whatever else is described."""
+    (here / "bot.py").write_text("from power_agent import shell\nsh = shell('.')\n", encoding="utf-8")
+    project(f'model = "openai-chat:m"\ntools = ["bot:sh"]\n{more}')
+    calls = tuple(Call("bash", {"command": line}, provider_id=line) for line in ("ls", "mkdir out", "touch made"))
+    with Provider(Said(calls=calls, finish="calls")) as provider:
+        reach(monkeypatch, provider)
+        told = run("send", "work", "go", "--new", "--json")
+    assert told.code == 5
+    assert sorted(event["event"]["call"] for event in run("history", "work", "--kind", "call.succeeded", "--json").data["events"]) == ran
+    assert not (here / "made").exists()
+
+
 def test_a_question_to_a_person_is_answered_from_a_shell(run, project, monkeypatch):
     """`person`: the question waits in the log; the answer is handed in."""
     project('model = "openai-chat:m"\ntoolboxes = ["person"]')

@@ -5,6 +5,7 @@ import pytest
 from power_agent import Approve, Call, Deny, ScriptedModel, StatefulAgentLoop, files, shell, tool
 from power_agent.policy import Allow, Ask, Wanted, allow_all, own_rules
 from power_agent.policy.commands import Nature
+from power_agent.policy.loading import load_policy
 from power_agent.tools import Toolbox
 
 READS = [
@@ -68,6 +69,16 @@ async def test_a_policy_of_ones_own_takes_their_place(root, call):
     """What it allows runs."""
     assert (await played(root, call, policy=allow_all))[0].status == "completed"
     assert (root / "new.txt").exists()
+
+
+async def test_rules_of_a_file_keep_the_shells_own_judge(root):
+    """What a rule allows by its words runs, and what only reads runs as without a policy; the rest is asked about."""
+    text = '[[policy.rules]]\naction = "allow"\ntools = ["bash"]\ncommand = ["mkdir", "**"]\n'
+    for line, status in (("mkdir out", "completed"), ("ls && git status", "completed"), (f"cat {root}/a.txt", "completed"), ("touch made", "waiting")):
+        policy = load_policy(text, tools=[*files(root), *shell(root)])
+        result, _ = await played(root, Call("bash", {"command": line}), policy=policy)
+        assert (line, result.status) == (line, status)
+    assert (root / "out").is_dir()
 
 
 async def test_nobody_is_asked_where_nobody_is(root):

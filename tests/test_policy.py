@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,12 +14,12 @@ from hypothesis import strategies as st
 from power_agent import Approve, Call, ScriptedModel, StatefulAgentLoop, tool
 from power_agent.clock import HeldClock
 from power_agent.errors import BadPolicy
-from power_agent.policy import Allow, Ask, Deny, Wanted
+from power_agent.policy import Allow, Ask, Deny, Wanted, loading
 from power_agent.policy.commands import Judged, Nature, Part
 from power_agent.policy.loading import load_policy
 from power_agent.policy.obeyed import TABLE
 from power_agent.policy.patterns import Argv, Domain, Exact, Glob, Prefix, Regex, beneath
-from power_agent.policy.rules import Rule, Rules, natures_of, rule_for
+from power_agent.policy.rules import Action, Mode, Rule, Rules, natures_of, rule_for
 from power_agent.tools.shell_judge import ShellJudge
 
 NATURES = {"look": Nature(does="reads", paths=("path",)), "save": Nature(does="changes", paths=("path",)), "bash": Nature(does="shell")}
@@ -52,6 +54,7 @@ def bash(command: str) -> str:
 
 
 look.nature, save.nature, bash.nature = NATURES["look"], NATURES["save"], NATURES["bash"]
+bash.judge = ShellJudge()
 TOOLS = [look, save, bash]
 
 # -- which rule decides ------------------------------------------------------------------------------------------------
@@ -352,6 +355,62 @@ def test_what_is_wrong_is_said(text, says):
     """Nothing unknown is passed over: every mistake is an error that says what was meant, or what there is."""
     with pytest.raises(BadPolicy, match=says):
         load_policy(text, TOOLS)
+
+
+def test_the_language_is_described():
+    """Its page names every mode, action, pattern and key; the rules on it are a policy, and what it says of a line of two commands is so."""
+    page = (Path(loading.__file__).parent / "README.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`]+)`", page.replace("```", ""))) + " ".join(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))))
+    assert {*get_args(Mode), *get_args(Action), *loading.KINDS, *loading.KEYS, *loading.RULE_KEYS} <= said
+    assert set(re.findall(r"^\| `\{ (\w+) = ", page, re.MULTILINE)) == loading.KINDS.keys()
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) - {"mode"} == set(get_args(Mode))
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    write, edit = (tool(name=name, nature=NATURES["save"])(lambda path: path) for name in ("write", "edit"))
+    policy = load_policy(text, [write, edit, bash])
+    assert policy(wanted("edit", path="migrations/1.sql")) == Deny("Migrations are written by people.", "migrations")
+    assert isinstance(policy(wanted("bash", command="pytest -q")), Allow)
+    assert isinstance(policy(wanted("bash", command="pytest -q; rm x")), Ask)
+    assert policy(wanted("bash", command="git push origin")).seconds == 86400
+
+
+def test_words_of_a_command_want_a_judge():
+    """Nobody could find them in a line of a tool that brings no judge, so such a rule would never speak: it is refused."""
+
+    @tool(nature=Nature(does="shell"))
+    def run(command: str) -> str:
+        return command
+
+    for action in ("allow", "deny"):
+        text = f'[[policy.rules]]\naction="{action}"\ntools=["run"]\ncommand=["echo", "**"]'
+        with pytest.raises(BadPolicy, match=r"nobody judges the command lines of run\."):
+            load_policy(text, [run])
+        assert type(load_policy(text, [run], shell=ShellJudge())(wanted("run", command="echo hi"))).__name__.lower() == action
+
+
+def test_a_judge_that_is_passed_takes_the_place_of_others():
+    """It may be stricter than the one that a tool brings."""
+    strict = parts(Part(text="all", reason="unknown", why="nothing is harmless here"))
+    assert isinstance(load_policy("[policy]", [bash])(wanted("bash", command="ls")), Allow)
+    assert isinstance(load_policy("[policy]", [bash], shell=strict)(wanted("bash", command="ls")), Ask)
+
+
+def test_each_tool_has_its_own_root():
+    """A path is held against the rules relative to the root of the tool it is given to; `root` is that of a tool that names none."""
+
+    def at(root: str | None):
+        @tool(name=f"look_{len(root or '')}", nature=NATURES["look"])
+        def one(path: str) -> str:
+            return path
+
+        if root is not None:
+            one.root = root
+        return one
+
+    deep, none = at("/srv/deep"), at(None)
+    policy = load_policy('[[policy.rules]]\naction="deny"\nwhen={path={glob="secret/**"}}', [deep, none], root="/srv")
+    for name, root, other in (("look_9", "/srv/deep", "/srv"), ("look_0", "/srv", "/srv/deep")):
+        assert isinstance(policy(wanted(name, path=f"{root}/secret/x")), Deny)
+        assert not isinstance(policy(wanted(name, path=f"{other}/secret/x")), Deny)
 
 
 def test_a_plain_function_is_no_tool_yet():

@@ -24,6 +24,7 @@ from power_agent.finding import ToolSearch
 from power_agent.limits import Limits
 from power_agent.loop import StatefulAgentLoop
 from power_agent.policy import Policy, own_rules
+from power_agent.policy.rules import natures_of
 from power_agent.ports import Glimpse, Model, ModelReply, ModelRequest, Tool
 from power_agent.secrets import Secrets
 from power_agent.tools import Toolbox
@@ -196,7 +197,7 @@ def _stated(settings: Settings, brought: list[Tool], own: list[Tool]) -> Policy 
         return None
     from power_agent.policy.loading import load_policy  # noqa: PLC0415  only who has one
 
-    source: Any = {"policy": {"rules": settings.get("policy.rules") if rules is not None else [_allowed(own)] if own and mode is None else []}}
+    source: Any = {"policy": {"rules": settings.get("policy.rules") if rules is not None else _allowed(own) if mode is None else []}}
     where = rules.origin if rules is not None else "policy"
     if named is not None:
         path = settings.folder("policy") / Path(named).expanduser()
@@ -207,9 +208,10 @@ def _stated(settings: Settings, brought: list[Tool], own: list[Tool]) -> Policy 
         raise BadPolicy(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _allowed(own: list[Tool]) -> dict[str, Any]:
-    """Return the rule that lets one's own functions run where nothing else was said."""
-    return {"action": "allow", "tools": [tool.spec.name for tool in own], "name": "own functions"}
+def _allowed(own: list[Tool]) -> list[dict[str, Any]]:
+    """Return the rule that lets one's own functions run where nothing else was said; those that say what they do are judged by it."""
+    names = [tool.spec.name for tool in own if tool.spec.name not in natures_of([tool])]
+    return [{"action": "allow", "tools": names, "name": "own functions"}] if names else []
 
 
 def _text(path: Path) -> str:

@@ -19,7 +19,7 @@
     tools = ["post"]
     when = "tainted"          # or tainted = true beside a table of patterns: once the model has read what anybody may have written
 
-The text is read by whoever has a disk; here it is only understood.
+`README.md` beside this file describes the language. The text is read by whoever has a disk; here it is only understood.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any, get_args
 from power_agent.errors import BadPolicy
 from power_agent.policy.commands import CommandReader, Nature
 from power_agent.policy.patterns import Argv, Domain, Exact, Glob, Pattern, Prefix, Regex
-from power_agent.policy.rules import Action, Mode, Rule, Rules, natures_of
+from power_agent.policy.rules import Action, Mode, Rule, Rules, judges_of, natures_of
 from power_agent.ports import Tool
 
 LOOKS = ("recall_search", "recall_read", "search_tools")
@@ -47,19 +47,23 @@ TAINTED = "tainted"
 def load_policy(source: str | Mapping[str, Any], tools: Iterable[Tool], *, shell: CommandReader | None = None, root: str | None = None, mode: Mode | None = None) -> Rules:
     """Make a policy for these tools from the text of a TOML file or from its table; `mode` overrides the one written there.
 
-    Raises `BadPolicy` for every tool, argument, action, pattern and key that does not exist.
+    The tools say what they do, beneath which root, and who judges their command
+    lines; `shell` judges in place of those, `root` is that of tools that name none. Raises `BadPolicy` for every tool, argument,
+    action, pattern and key that does not exist, and for words of a command that nobody could find in a line.
     """
     table = _table(source)
     known = {_made(tool).spec.name: tool for tool in tools}
-    natures = {**{name: Nature(does="reads") for name in LOOKS if name not in known}, **natures_of(known.values())}
+    looks = {name: Nature(does="reads") for name in LOOKS if name not in known}
+    natures = natures_of(known.values())
+    judged = natures.keys() if shell is not None else judges_of(known.values()).keys()
     _keys(table, KEYS, "the policy")
     chosen = table.get("mode", "on-request") if mode is None else mode
     _one_of(chosen, get_args(Mode), "mode", "the policy")
     written = table.get("rules", [])
     if not isinstance(written, list):
         raise BadPolicy("The rules are not a list.", hint="Begin each rule with [[policy.rules]].")
-    rules = [_rule(one, f"rule {number}", known, natures) for number, one in enumerate(written, 1)]
-    return Rules(rules, mode=chosen, natures=natures, shell=shell, root=root)
+    rules = [_rule(one, f"rule {number}", known, natures, judged) for number, one in enumerate(written, 1)]
+    return Rules(rules, mode=chosen, tools=known.values(), natures=looks, shell=shell, root=root)
 
 
 def _made(tool: Tool) -> Tool:
@@ -83,7 +87,7 @@ def _table(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return table
 
 
-def _rule(written: object, where: str, tools: Mapping[str, Tool], natures: Mapping[str, Nature]) -> Rule:
+def _rule(written: object, where: str, tools: Mapping[str, Tool], natures: Mapping[str, Nature], judged: Collection[str]) -> Rule:
     if not isinstance(written, Mapping):
         raise BadPolicy(f"{where} is not a table.", hint="Begin it with [[policy.rules]].")
     _keys(written, RULE_KEYS, where)
@@ -103,15 +107,21 @@ def _rule(written: object, where: str, tools: Mapping[str, Tool], natures: Mappi
     for argument in when:
         for name in meant:
             _one_of(argument, _arguments(tools[name]), f"argument of {name}", where)
-    command = None
-    if "command" in written:
-        shells = [name for name in meant if name in natures and natures[name].does == "shell"]
-        if len(shells) < len(meant):
-            raise BadPolicy(f"In {where}, command is for shells.", hint=f"Name the shell: tools = {shells or ['bash']}.")
-        command = Argv(_texts(written["command"], "command", where))
+    command = _command(written["command"], where, meant, natures, judged) if "command" in written else None
     _typed(written, where)
     more = {name: written[name] for name in ("name", "reason", "seconds", "only", "binds", "tainted") if name in written}
     return Rule(action=written["action"], tools=named, when={name: _pattern(one, f"{where}, {name}") for name, one in when.items()}, command=command, **more)
+
+
+def _command(written: object, where: str, meant: Collection[str], natures: Mapping[str, Nature], judged: Collection[str]) -> Argv:
+    """Return the words of a command; every tool that is meant must be a shell whose lines somebody can take apart."""
+    shells = [name for name in meant if name in natures and natures[name].does == "shell"]
+    if len(shells) < len(meant):
+        raise BadPolicy(f"In {where}, command is for shells.", hint=f"Name the shell: tools = {shells or ['bash']}.")
+    for name in shells:
+        if name not in judged:
+            raise BadPolicy(f"In {where}, nobody judges the command lines of {name}.", hint="Take the tools of shell(), or pass a judge: load_policy(…, shell=ShellJudge()).")
+    return Argv(_texts(written, "command", where))
 
 
 def _spelled(written: Mapping[str, Any]) -> Mapping[str, Any]:

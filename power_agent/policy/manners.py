@@ -30,5 +30,5 @@ def own_rules(tools: Iterable[object], *, mode: Mode = "on-request") -> Policy:
 
 
 def _rules_of(tool: object, mode: Mode) -> Iterator[tuple[str, Rules]]:
-    for name, nature in natures_of([tool]).items():
-        yield name, Rules(mode=mode, natures={name: nature}, shell=getattr(tool, "judge", None), root=getattr(tool, "root", None))
+    for name in natures_of([tool]):
+        yield name, Rules(mode=mode, tools=[tool])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import JsonValue
 
@@ -65,9 +65,10 @@ def rule_for(wanted: Wanted) -> Rule:
 
 
 class Rules:
-    """A policy made of rules. `natures` says what each tool does, `shell` judges command lines, `root` is stripped from paths.
+    """A policy made of rules. `tools` say what they do (`nature`), beneath which `root`, and bring a `judge` of command lines.
 
-    A tool without a nature changes the world. Without `shell` every command line is asked about.
+    `natures` says it of others, `shell` judges in place of every judge that is brought, `root` is that of tools that name none. A tool
+    without a nature changes the world. A command line that nobody judges is asked about.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Rules:
         rules: Iterable[Rule] = (),
         *,
         mode: Mode = "on-request",
+        tools: Iterable[object] = (),
         natures: Mapping[str, Nature] | None = None,
         shell: CommandReader | None = None,
         root: str | None = None,
@@ -84,11 +86,12 @@ class Rules:
             raise BadPolicy(f"There is no mode {mode!r}.", hint=f"The modes are: {', '.join(get_args(Mode))}.")
         self.rules = tuple(_named(rules))
         self.mode: Mode = mode
-        self._natures = dict(natures or {})
+        tools = list(tools)
+        self._natures = {**natures_of(tools), **(natures or {})}
         for rule in self.rules:
             self._whole_lines(rule)
-        self._shell = shell
-        self._root = root.rstrip("/") + "/" if root else None
+        self._shell, self._judges = shell, judges_of(tools)
+        self._root, self._roots = root, {name: str(place) for name, place in _brought(tools, "root")}
         self._protected = Guard(protected)
 
     def __repr__(self) -> str:
@@ -108,7 +111,7 @@ class Rules:
             return self._first(wanted, "deny") or Deny(f"{wanted.tool} may change something, and this session only reads.", "read-only")
         if decided := self._first(wanted, "deny") or self._first(wanted, "ask", tainted=True) or self._exactly(wanted):
             return decided
-        paths = [self._path(wanted.arguments.get(name)) for name in nature.paths] if nature is not None else []
+        paths = [self._path(wanted.tool, wanted.arguments.get(name)) for name in nature.paths] if nature is not None else []
         if not reads and any(self.guarded(path) for path in paths if path is not None):
             return Ask("It changes what other programs obey.", "protected")
         if decided := self._first(wanted, "ask", "allow"):
@@ -124,14 +127,15 @@ class Rules:
             if rule.action == "allow" and nature.does == "shell" and (not rule.tools or tool in rule.tools) and not isinstance(pattern, Exact | None):
                 raise BadPolicy(f"Rule {rule.name!r} allows command lines by their text.", hint='Name the words of a command instead: command = ["git", "push", "**"].')
 
-    def _path(self, value: JsonValue) -> str | None:
-        """Return a path relative to the root; no path means the root itself."""
+    def _path(self, tool: str, value: JsonValue) -> str | None:
+        """Return a path relative to the tool's root; no path means the root itself."""
         if value is None:
             return "."
-        return beneath(self._relative(value)) if isinstance(value, str) else None
+        return beneath(self._relative(tool, value)) if isinstance(value, str) else None
 
-    def _relative(self, value: str) -> str:
-        return value[len(self._root) :] or "." if self._root and f"{value}/".startswith(self._root) else value
+    def _relative(self, tool: str, value: str) -> str:
+        root = (self._roots.get(tool) or self._root or "").rstrip("/") + "/"
+        return value[len(root) :] or "." if root != "/" and f"{value}/".startswith(root) else value
 
     def guarded(self, path: str) -> bool:
         """Whether a path is one that others obey."""
@@ -141,10 +145,11 @@ class Rules:
 
     def _of_shell(self, wanted: Wanted, nature: Nature) -> Verdict:
         said = wanted.arguments.get(nature.command)
-        if self._shell is None or not isinstance(said, str):
+        reader = self._shell or self._judges.get(wanted.tool)
+        if reader is None or not isinstance(said, str):
             judged = Judged(parts=(Part(text=str(said), reason="no grammar", why="no judge of commands was given"),))
         else:
-            judged = self._shell(said, wanted.binds)
+            judged = reader(said, wanted.binds)
         plain = [self._first(wanted, "deny", command=False), *(self._denied(wanted, part) for part in judged.parts)]
         denied = next((one for one in plain if isinstance(one, Deny)), None)
         if denied:
@@ -208,18 +213,18 @@ class Rules:
         if rule.only and (rule.when.keys() != wanted.arguments.keys() or (rule.binds is not None and not Exact(dict(rule.binds)).matches(dict(wanted.binds)))):
             return False
         loosely = rule.action != "allow"
-        answers: list[bool | None] = [self._holds(pattern, wanted.arguments.get(name), loosely=loosely) for name, pattern in rule.when.items()]
+        answers: list[bool | None] = [self._holds(pattern, wanted.tool, wanted.arguments.get(name), loosely=loosely) for name, pattern in rule.when.items()]
         if rule.command is not None:
             answers.append(_runs(rule.command, part, loosely=loosely))
         if False in answers:
             return False
         return None if None in answers else True
 
-    def _holds(self, pattern: Pattern, value: JsonValue, *, loosely: bool) -> bool | None:
+    def _holds(self, pattern: Pattern, tool: str, value: JsonValue, *, loosely: bool) -> bool | None:
         if isinstance(pattern, Glob) and isinstance(value, str):
-            value = self._relative(value)
+            value = self._relative(tool, value)
         if isinstance(value, list) and not isinstance(pattern, Exact):
-            answers = [self._holds(pattern, one, loosely=loosely) for one in value]
+            answers = [self._holds(pattern, tool, one, loosely=loosely) for one in value]
             if loosely:
                 return True if True in answers else (None if None in answers else False)
             return bool(answers) and all(answers)
@@ -241,6 +246,21 @@ def natures_of(tools: Iterable[object]) -> dict[str, Nature]:
         if isinstance(nature, Nature) and spec is not None:
             found[str(spec.name)] = nature
     return found
+
+
+def judges_of(tools: Iterable[object]) -> dict[str, CommandReader]:
+    """Collect who judges the command lines of those that are shells."""
+    tools = list(tools)
+    shells = {name for name, nature in natures_of(tools).items() if nature.does == "shell"}
+    return {name: judge for name, judge in _brought(tools, "judge") if name in shells}
+
+
+def _brought(tools: Iterable[object], what: str) -> Iterator[tuple[str, Any]]:
+    """Yield what tools bring beside their nature."""
+    for one in tools:
+        for name in natures_of([one]):
+            if (found := getattr(one, what, None)) is not None:
+                yield name, found
 
 
 def _named(rules: Iterable[Rule]) -> Iterator[Rule]:
