@@ -21,7 +21,7 @@ from power_agent.cli.glance import Seen, looking
 from power_agent.cli.glance import sessions as listed
 from power_agent.cli.running import run
 from power_agent.cli.saying import Part, voice
-from power_agent.cli.telling import STANDING, ago, as_data, exactly, in_full, learn_tools, priced, row, said, used, when
+from power_agent.cli.telling import STANDING, ago, as_data, exactly, holds, in_full, learn_tools, priced, row, said, used, when
 from power_agent.cli.timeline import show_timeline, spans
 from power_agent.clock import SystemClock
 from power_agent.errors import InvalidInput, UsageError
@@ -89,7 +89,9 @@ def history(  # noqa: C901, PLR0913  each filter is an option
     tool: Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Only calls of this tool.", show_default=False)] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="2026-05-01, 2026-05-01T12:00, 12:00, or an age: 90s, 20m, 2h, 3d.", show_default=False)] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="The same.", show_default=False)] = None,
-    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="Only events that hold this text.", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="Only events in which this was said: texts, and names and values of your own data.", show_default=False)
+    ] = None,
     after: Annotated[int, typer.Option("--after", metavar="SEQ", min=0, help="Only events behind this one.", show_default=False)] = 0,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")] = MAX_HISTORY_EVENTS,
     timeline: Annotated[bool, typer.Option("--timeline", help="Model, tools and waits as lanes, a turn at a time.", show_default=False)] = False,
@@ -175,7 +177,7 @@ def _chooser(tool: str | None, since: int | None, until: int | None, text: str |
             return False
         if tool is not None and not _is_of(kept, tool, tools):
             return False
-        return needle is None or (kept.event is not None and needle in json.dumps(json.loads(e.encode(kept.event)), ensure_ascii=False).casefold())
+        return needle is None or holds(kept.event, needle)
 
     return chosen
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, cast
 
 from power_agent import events as e
 from power_agent.cli.saying import Part, one_line, plain
 from power_agent.events import Envelope
 from power_agent.messages import Attachment, Call, Opaque, Reasoning, Text, Usage
+from power_agent.word import Word
 
 STYLES = {
     "input": "green",
@@ -141,6 +143,24 @@ def in_full(kept: Envelope) -> dict[str, Any]:
     """Return an event for a program: where it stands, and its fields as they are kept."""
     body = json.loads(e.encode(kept.event)) if kept.event is not None else None
     return {"seq": kept.seq, "epoch": kept.epoch, "at": exactly(kept.at), "kind": kept.kind, "position": kept.position, "hash": kept.hash.hex(), "event": body}
+
+
+def holds(thing: object, needle: str, *, data: bool = False) -> bool:
+    """Say whether a piece of text, in small letters, stands in what an event says: in its texts and in `data`, whose names and numbers
+    somebody chose. What our own fields are called, what they count, and what is kept by saying nothing, is none of it.
+    """
+    match thing:
+        case str():
+            return needle in thing.casefold()
+        case Word():
+            said = ((getattr(thing, one.name), one) for one in fields(cast("Any", thing)))
+            return any(holds(value, needle, data="JsonValue" in str(one.type)) for value, one in said if value != one.default)
+        case Mapping():
+            return any(holds(name, needle) or holds(value, needle, data=data) for name, value in thing.items())
+        case list() | tuple():
+            return any(holds(one, needle, data=data) for one in thing)
+        case _:
+            return data and needle in json.dumps(thing)
 
 
 def row(kept: Envelope, tools: Mapping[str, str] | None = None) -> list[Part]:
