@@ -1,24 +1,24 @@
-"""An agent behind HTTP: `uvicorn fastapi_handler:app`. A request that comes again with its key runs nothing twice."""
+"""An agent behind HTTP: `uvicorn fastapi_handler:app`. A request that comes again with its key runs nothing twice; how its turn stands is said."""
 
-import asyncio
 import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.testclient import TestClient
 
 from power_agent import ScriptedModel, StatefulAgentLoop
 
 PATH = sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
-agent = StatefulAgentLoop(os.environ.get("POWER_AGENT_MODEL") or ScriptedModel(lambda asked: f"Answer {asked.replies + 1}."), store=PATH)  # one for all sessions
+CODES = {"completed": 200, "waiting": 202, "limit": 409, "cancelled": 409, "failed": 502}  # only a completed turn has the answer
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    async with agent:  # leaving it interrupts what runs; those turns can be resumed
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # one agent for all sessions; leaving it interrupts what runs, for `resume`
+    async with StatefulAgentLoop(os.environ.get("POWER_AGENT_MODEL") or ScriptedModel(lambda asked: f"Answer {asked.replies + 1}."), store=PATH) as app.state.agent:
         yield
 
 
@@ -26,14 +26,13 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/sessions/{session}")
-async def say(session: str, message: str, key: str) -> dict[str, str]:
-    return {"text": (await agent.send(message, session, key=key, when_busy="queue")).text}
+async def say(session: str, message: str, key: str) -> JSONResponse:
+    done = await app.state.agent.send(message, session, key=key, when_busy="queue")
+    told = {"status": done.status, "text": done.text, "waits_for": [call.id for call in done.pending], "why": done.failure.message if done.failure else done.reason}
+    return JSONResponse(told, CODES[done.status])
 
 
-async def main() -> None:
-    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+if __name__ == "__main__":
+    with TestClient(app) as client:
         for key in ("message-1", "message-1", "message-2"):
-            print(key, (await client.post("/sessions/ada", params={"message": "Hello.", "key": key})).text)
-
-
-_ = asyncio.run(main()) if __name__ == "__main__" else None
+            print(key, client.post("/sessions/ada", params={"message": "Hello.", "key": key}).json()["text"])

@@ -31,7 +31,7 @@ SAYS = {
     "long_session.py": "3 compactions; 219 events, all still there",
     "listener.py": "weather 9: t1r1c2 is done\nRome is warmer.",
     "mcp_servers.py": "shop__order({'item': 'tea'}) waits: It waits for a person.\nTea is ordered.",
-    "fastapi_handler.py": 'message-1 {"text":"Answer 1."}\nmessage-1 {"text":"Answer 1."}\nmessage-2 {"text":"Answer 2."}',
+    "fastapi_handler.py": "message-1 Answer 1.\nmessage-1 Answer 1.\nmessage-2 Answer 2.",
     "test_my_agent.py": "1 passed",
     "hello.py": "You have said 2 thing(s) so far.",
     "tools.py": "It is 20 degrees.",
@@ -77,6 +77,32 @@ def test_examples_run(example, tmp_path):
     assert SAYS[example.name] in run(example, str(tmp_path / "agent.db"))
     assert list(tmp_path.rglob("agent.db"))
     assert len(example.read_text(encoding="utf-8").splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("['yes']", 200, {"status": "completed", "text": "yes", "waits_for": [], "why": None}),
+        ("[[Call('refund')]]", 202, {"status": "waiting", "text": "", "waits_for": ["t1r1c1"], "why": None}),
+        ("[]", 502, {"status": "failed", "text": "", "waits_for": [], "why": "The script has 0 lines; line 1 was asked for."}),
+        ("[[Call('recall_search', {'query': 'x'})] for _ in range(9)]", 409, {"status": "limit", "text": "", "waits_for": [], "why": "max_rounds_per_turn"}),
+    ],
+)
+def test_http_says_how_a_turn_stands(script, code, said, tmp_path):
+    """Only a completed turn is 200; the others say what they wait for, or why they ended. The app starts as often as somebody starts it."""
+    test = (
+        "import json, fastapi_handler as here\nfrom fastapi.testclient import TestClient\n"
+        "from power_agent import *\nfrom power_agent.policy import Allow, Ask\n"
+        "def refund() -> str: return ''\n"
+        f"here.StatefulAgentLoop = lambda model, store: StatefulAgentLoop(ScriptedModel({script}), store=store, tools=[refund],\n"
+        "    limits=Limits(max_rounds_per_turn=2), policy=lambda wanted: Ask() if wanted.tool == 'refund' else Allow())\n"
+        "for key in 'kk':\n"
+        "    with TestClient(here.app) as client:\n"
+        "        told = client.post('/sessions/s', params={'message': 'x', 'key': key})\n"
+        "        print(json.dumps([told.status_code, told.json()]))\n"
+    )
+    told = subprocess.run([sys.executable, "-W", "error", "-c", test], cwd=FOLDER, check=False, capture_output=True, text=True, env=environment())
+    assert [json.loads(line) for line in told.stdout.splitlines()] == [[code, said]] * 2, told.stderr
 
 
 def test_an_example_run_twice(tmp_path):

@@ -70,8 +70,20 @@ def test_without_with():
     assert agent.send("x", "s").text == "hello"
     agent.close()
     agent.close()
-    with pytest.raises(StoreClosed):
+    with pytest.raises(StoreClosed, match="make a new one"):
         agent.send("y", "s")
+
+
+async def test_what_was_never_opened_and_what_was_closed(tmp_path):
+    """Each is told what helps: `async with` for the one, a new one for the other, also at the door and when it only reads."""
+    agent = make(["hello"], store=tmp_path / "a.db")
+    with pytest.raises(StoreClosed, match=r"is not open\. Use it inside `async with`\."):
+        await agent.send("x", "s")
+    async with agent:
+        await agent.send("x", "s")
+    for use in (agent.__aenter__, lambda: agent.send("y", "s"), lambda: agent.history("s")):
+        with pytest.raises(StoreClosed, match=r"was closed\. A loop is not opened again: make a new one\."):
+            await use()
 
 
 def test_a_store_that_cannot_be_opened(tmp_path):

@@ -40,7 +40,7 @@ from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.roles import Roles
 from power_agent.loop.stream import Stream
 from power_agent.loop.upkeep import Branch, Upkeep
-from power_agent.loop.work import Desk, Work, looked_at
+from power_agent.loop.work import Desk, Work, closed, looked_at
 from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.outputs import Outputs
@@ -187,6 +187,8 @@ class StatefulAgentLoop:
         """Be there, so that Python asks for the method above."""
 
     async def __aenter__(self) -> Self:
+        if self._desk.closing:
+            raise closed()
         if self._opens_store:
             await self._store.__aenter__()
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from power_agent.errors import InvalidInput, StoreClosed
 from power_agent.loop.agent import StatefulAgentLoop
+from power_agent.loop.work import closed
 from power_agent.ports import Tip
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class SyncLoop:
         """Start the thread and open the loop in it, once."""
         with self._opening:
             if self._closed:
-                raise StoreClosed("This loop was closed.", path="")
+                raise closed()
             if self._home is None:
                 home = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._live, args=(home,), name="power-agent-sync", daemon=True)

@@ -135,6 +135,11 @@ class Work:
         return self._concerns(waiter) and not any(map(self._concerns, self._waiters))
 
 
+def closed() -> StoreClosed:
+    """Return what is raised about a loop that was left."""
+    return StoreClosed("The loop was closed.", hint="A loop is not opened again: make a new one.", path="")
+
+
 class Desk:
     """Which sessions are worked on here. Two coroutines of one owner must not work on the same one."""
 
@@ -171,7 +176,7 @@ class Desk:
 
     def _reserve(self, name: str, key: str | None = None) -> Work:
         if self._closing:
-            raise StoreClosed("The loop was closed.", path="")
+            raise closed()
         if name in self._works:
             raise SessionBusy(f"This process works on session {name!r} already.", session=name, owner=self._sink.owner, deadline=self._clock.now() + self._store.lease_ms)
         work = self._works[name] = Work(name, key)

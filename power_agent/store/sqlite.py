@@ -92,6 +92,8 @@ class SQLiteStore:
             await asyncio.shield(asyncio.ensure_future(writer.close()))
 
     def _opened(self) -> Writer:
+        if self._writer is None and self._key:
+            raise errors.StoreClosed(f"{self._path} was closed.", hint="A loop is not opened again: make a new one. A store is, with `async with`.", path=self._path)
         if self._writer is None:
             raise errors.StoreClosed(f"{self._path} is not open.", path=self._path)
         return self._writer
