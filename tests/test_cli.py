@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from shell import BAD, COMMAND, environment, piped
 
+from power_agent import Call, Limits, Result, ScriptedModel, StatefulAgentLoop, ask_person
 from power_agent.cli.app import VERBS
 from power_agent.cli.saying import SEAL, safe
 from power_agent.tools.shell.sandbox import _proven
@@ -310,6 +312,51 @@ def test_a_call_that_waits_is_freed_from_a_shell(run):
     told = run("settle", "done", "t3r1c1", "deny")
     assert told.code == 1
     assert "error[already_settled]" in told.err
+
+
+def test_what_nobody_took_up_is_named(run):
+    """Who aborts leaves what was queued for the next resume: every verb that says what is stuck names the session, and what helps helps."""
+    agent = ("--agent", "agent:make")
+    for words in (("pay 500",), ("first", "--when-busy", "queue"), ("second", "--when-busy", "queue")):
+        assert run("send", "done", *words, *agent).code == 5
+    first, _ = (event["seq"] for event in run("history", "done", "--kind", "input", "--json").data["events"][-2:])
+    why, command = f"2 inputs have not been taken up, the first one at event {first}.", "power-agent resume done"
+    for words in (("abort", "done"), ("cancel", "done")):
+        told = run(*words)
+        assert (why in told.err, command in told.err) == (True, True)
+    found = {one["session"]: one for one in run("sessions", "--stuck", "--json").data["sessions"]}["done"]
+    assert (found["standing"], found["why"], found["commands"][0].removesuffix(" --agent MODULE:NAME")) == ("interrupted", why, command)
+    assert why in run("sessions").out
+    assert why in run().out
+    assert (why in (told := run("doctor")).out, command in told.out) == (True, True)
+    assert run("resume", "done", *agent).code == 0
+    assert "done" not in {one["session"] for one in run("sessions", "--stuck", "--json").data["sessions"]}
+
+
+def test_what_is_left_at_a_limit_is_named_with_it(run):
+    """The turn that reached its limit goes on first; what was said behind it waits for that."""
+    with StatefulAgentLoop(
+        ScriptedModel([[Call("ask_person", {"question": "?"})]]), tools=[ask_person], limits=Limits(max_rounds_per_turn=1), store="power-agent.db"
+    ).sync as agent:
+        agent.send("now", "asked")
+        agent.send("later", "asked", when_busy="queue")
+        agent.settle("asked", "t1r1c1", Result("!"))
+        assert agent.resume("asked").status == "limit"
+    found = {one["session"]: one for one in run("sessions", "--stuck", "--json").data["sessions"]}["asked"]
+    assert found["standing"] == "limit"
+    assert re.search(r"It reached max_rounds_per_turn\. What was said at event \d+ has not been taken up\.", found["why"])
+
+
+def test_who_closes_is_told_what_was_dropped(run):
+    """What was queued and never taken up is gone for good, so it is said once."""
+    for words in (("pay 500",), ("first", "--when-busy", "queue")):
+        run("send", "done", *words, "--agent", "agent:make")
+    told = run("close", "done", "--abort")
+    assert re.search(r"^Dropped, never taken up: \d+ first$", told.err, re.MULTILINE)
+    assert "Dropped" not in run("close", "done", "--abort").err
+    for words in (("pay 500",), ("first", "--when-busy", "queue")):
+        run("send", "failed", *words, "--agent", "agent:make")
+    assert [one["text"] for one in run("close", "failed", "--abort", "--json").data["dropped"]] == ["first"]
 
 
 def test_a_retry_needs_no_second_decision(run):

@@ -18,13 +18,14 @@ from power_agent.cli.config import close as closest
 from power_agent.cli.glance import looking, named, sessions
 from power_agent.cli.glance import session as seen
 from power_agent.cli.running import run
-from power_agent.cli.saying import SEAL, voice
-from power_agent.cli.telling import arguments, as_data
+from power_agent.cli.saying import SEAL, one_line, voice
+from power_agent.cli.telling import arguments, as_data, said
 from power_agent.errors import SessionPending, UsageError
 from power_agent.policy.showing import shown
 from power_agent.results import PendingCall, pending_of
 from power_agent.settling import Abort, Approve, Decision, Deny, Result, Retry
 from power_agent.state import SessionState
+from power_agent.state.shape import Input
 
 LONG_CHARACTERS = 200
 """Of one argument: a longer one stands on lines of its own."""
@@ -170,6 +171,7 @@ def _go_on(path: str, name: str) -> None:
         voice.note(f"{found.why} It goes on by itself.")
         voice.commands("try:", [voice.command("tail", name)])
     elif found is not None and found.standing == "interrupted":
+        voice.note(found.why)
         voice.commands("try:", [voice.command("resume", name)])
 
 
@@ -245,6 +247,7 @@ def cancel(session: options.Session, *, reason: Reason = None, by: options.By = 
         voice.data({"session": name, "cancelled": kept})
     if not kept:
         voice.note(f"No turn of session {name} is open; nothing was cancelled.")
+        _go_on(path, name)
         return DONE
     with looking(path) as db:
         found = seen(db, name)
@@ -270,19 +273,23 @@ def close(
     path = store_of(store)
     name = known(path, session)
 
-    async def work() -> None:
+    async def work() -> tuple[Input, ...]:
         async with reading_loop(path) as loop:
+            before = await loop.state(name)
             await loop.close_session(name, reason=reason or "closed", abort=abort_first, by=by or me())
+            return () if before.closed else (await loop.state(name)).inputs
 
     try:
-        run(work())
+        dropped = run(work())
     except SessionPending as error:
         raise SessionPending(
             error.message, session=name, calls=error.fields.get("calls", []), hint="Finish it, or close with --abort.", commands=[("resume", name), ("close", name, "--abort")]
         ) from error
     if as_json:
-        voice.data({"session": name, "closed": True})
+        voice.data({"session": name, "closed": True, "dropped": [{"seq": item.seq, "text": said(item.parts)} for item in dropped]})
     voice.note(f"Session {name} is closed.")
+    for item in dropped:
+        voice.note(f"Dropped, never taken up: {item.seq} {one_line(said(item.parts))}")
     return DONE
 
 

@@ -156,7 +156,7 @@ def _untouched(db: Log, row: _Row) -> Standing:
         if found is not None or up is None or up[0] is None:
             break
         name, upto = up
-    if found is not None and found[0] == "turn.started" and name != row.session:
+    if found is not None and found[0] == "turn.started" and name != row.session and not _left(db, row.session):
         return "idle", f"A turn of {name} was open where it left; it can go on here.", (("resume", row.session),)
     return _at_rest(db, row.session)
 
@@ -166,15 +166,39 @@ def _at_rest(db: Log, name: str) -> Standing:
     last = db.execute("SELECT kind FROM log WHERE session = ? ORDER BY seq DESC LIMIT 1", (name,)).fetchone()
     if last and last[0] == "session.closed":
         return "closed", "It takes no more input.", ()
+    left = _left(db, name)
     if last and last[0] == "input.received":
-        return "interrupted", "What was said last has not been taken up.", (("resume", name),)
+        return "interrupted", left, (("resume", name),)
     ended = db.execute("SELECT body FROM log WHERE session = ? AND kind = 'turn.ended' ORDER BY seq DESC LIMIT 1", (name,)).fetchone()
     told = json.loads(ended[0] or "{}") if ended else {}
     if told.get("status") in {"limit", "failed"}:
         failure, reason = (told.get("failure") or {}).get("message"), told.get("reason")
         why = failure or (f"It reached {reason}." if reason and told["status"] == "limit" else reason) or "The last turn did not complete."
-        return told["status"], why, (("resume", name),)
-    return "idle", "", ()
+        return told["status"], f"{why} {left}".rstrip(), (("resume", name),)
+    return ("interrupted", left, (("resume", name),)) if left else ("idle", "", ())
+
+
+def _left(db: Log, name: str) -> str:
+    """Say what was said and not taken up. Inputs are taken in their order, so nothing older than one that a turn began with is left: of a
+    session at rest this reads about one turn.
+    """
+    left, taken, oldest = list[int](), set[int](), 0
+    rows = db.execute(
+        "SELECT seq, kind, CASE WHEN kind <> 'input.received' THEN body ->> '$.inputs' END FROM log "
+        "WHERE session = ? AND kind IN ('input.received', 'turn.started', 'model.asked') ORDER BY seq DESC",
+        (name,),
+    )
+    for seq, kind, inputs in rows:
+        if seq <= oldest:
+            break
+        if kind == "input.received" and seq not in taken:
+            left.append(seq)
+        taken.update(json.loads(inputs or "[]"))
+        if kind == "turn.started" and inputs and not oldest:
+            oldest = max(json.loads(inputs))
+    if len(left) == 1:
+        return f"What was said at event {left[0]} has not been taken up."
+    return f"{len(left)} inputs have not been taken up, the first one at event {left[-1]}." if left else ""
 
 
 def _open(db: Log, name: str, calls: Calls) -> Standing:

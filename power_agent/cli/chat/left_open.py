@@ -48,8 +48,12 @@ async def carry_on(talk: Talk) -> None:
 async def _resume_or_not(talk: Talk, state: SessionState) -> None:
     running = next((f" {call.call.name} ({call.call.id}) was running." for call in state.unresolved if call.place == "started"), "")
     talk.screen.blank()
-    talk.screen.line(("A turn was left open", "bold"), f" at event {state.seq}.{running}", whole=True)
-    choices = [Choice("resume", "carry on from there"), Choice("abort", "end the turn"), Choice("look", "at what happened last"), Choice("later", "leave it as it is")]
+    if state.turn is None:
+        talk.screen.line(("Something was said and not taken up", "bold"), f" at event {state.inputs[0].seq if state.inputs else state.seq}.", whole=True)
+        choices = [Choice("resume", "take it up"), Choice("look", "at what happened last"), Choice("later", "leave it as it is")]
+    else:
+        talk.screen.line(("A turn was left open", "bold"), f" at event {state.seq}.{running}", whole=True)
+        choices = [Choice("resume", "carry on from there"), Choice("abort", "end the turn"), Choice("look", "at what happened last"), Choice("later", "leave it as it is")]
     while (word := await _chosen(talk, choices)) == "look":
         for kept in await talk.loop.history(talk.session, after=max(state.seq - LOOK_BACK_EVENTS, 0)):
             talk.screen.line(*row(kept))
