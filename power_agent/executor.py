@@ -23,7 +23,8 @@ from power_agent.binding import bound_by, digest_of
 from power_agent.chain import idempotency_key
 from power_agent.errors import BadArguments, OutcomeUnknown, ToolError
 from power_agent.failpoints import passing
-from power_agent.guards import AnyGuard, name_of, settled
+from power_agent.givens import name_of
+from power_agent.guards import AnyGuard, settled
 from power_agent.limits import PROBE_SECONDS
 from power_agent.messages import Call
 from power_agent.offer import offered, too_late

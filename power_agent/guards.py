@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 from power_agent.errors import InvalidInput
+from power_agent.givens import listed
 from power_agent.messages import ContentPart
 from power_agent.policy import Change, GuardVerdict, Refuse
 from power_agent.ports import ModelRequest
@@ -77,9 +78,7 @@ class Guards:
 
     def __init__(self, guards: Iterable[AnyGuard] = ()) -> None:
         self._at: dict[str, tuple[AnyGuard, ...]] = {}
-        if isinstance(guards, Mapping) or not isinstance(guards, Iterable):
-            raise InvalidInput(f"Guards come in a list, not as {type(guards).__name__}.", hint='Write guards=[…], and say by @guard("input") what each of them guards.')
-        for one in guards:
+        for one in listed(guards, "Guards", "guards"):
             if not callable(one):
                 raise InvalidInput(f"{one!r} guards nothing: it is no function.", hint="A guard is a function of what it looks at.")
             place = getattr(one, "guards", "call")
@@ -88,11 +87,6 @@ class Guards:
     def at(self, place: Place) -> tuple[AnyGuard, ...]:
         """Return who guards a place."""
         return self._at.get(place, ())
-
-
-def name_of(one: AnyGuard) -> str:
-    """Return the name by which the log knows a guard."""
-    return str(getattr(one, "__name__", type(one).__name__))
 
 
 def settled(verdict: object, place: Place) -> GuardVerdict:

@@ -270,7 +270,7 @@ MUTANTS = (
     Mutant("what was counted does not scale", "gauge.py", "if estimate >= CALIBRATING_TOKENS else 1.0", "if False else 1.0", "gauge"),
     Mutant("Chinese is read like English", "tokens.py", '"han": 0.72', '"han": 0.25', "tokens"),
     Mutant("entries are weighed each time", "gauge.py", 'transcript.memo.setdefault("weights", {})', "{}", "gauge"),
-    Mutant("a guard in a mapping guards nothing", "guards.py", "if isinstance(guards, Mapping) or not isinstance(guards, Iterable):", "if False:", "guards"),
+    Mutant("a guard in a mapping guards nothing", "givens.py", "if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):", "if False:", "guards"),
     Mutant("limits are one higher", "machine.py", "used(state, turn, now) >= bound", "used(state, turn, now) > bound", "machine budgets"),
     # -- in and out ----------------------------------------------------------------------------------------------------
     Mutant("a page that trusts what was said", "editions/page.py", "return escape(visible(text), quote=True)", "return visible(text)", "editions"),

@@ -181,7 +181,7 @@ def _policy(settings: Settings, brought: list[Tool], own: list[Tool], servers: M
     if servers is None:
         return _stated(settings, brought, own)
     stated = _stated(settings, [*brought, *servers.tools], own)
-    return servers.wary(stated or own_rules(Toolbox([*brought, *own, servers])))
+    return servers.wary(own_rules(Toolbox([*brought, *own, servers])) if stated is None else stated)
 
 
 def _stated(settings: Settings, brought: list[Tool], own: list[Tool]) -> Policy | None:

@@ -13,7 +13,8 @@ from power_agent import events as e
 from power_agent.drive.ledger import Ledger
 from power_agent.drive.tasks import dropped
 from power_agent.errors import OutputInvalid
-from power_agent.guards import AnyGuard, Ending, Guards, name_of, settled
+from power_agent.givens import name_of
+from power_agent.guards import AnyGuard, Ending, Guards, settled
 from power_agent.limits import MAX_MISSHAPEN_ANSWERS, MAX_OBJECTIONS
 from power_agent.machine import EndTurn
 from power_agent.messages import OutputShape, Text

@@ -16,7 +16,8 @@ from power_agent.drive.ledger import Ledger
 from power_agent.drive.tasks import dropped
 from power_agent.errors import IllegalMove, InvalidInput, LogError, ModelError, StoreError
 from power_agent.gauge import of_part
-from power_agent.guards import Asking, Guards, name_of, settled
+from power_agent.givens import name_of
+from power_agent.guards import Asking, Guards, settled
 from power_agent.machine import LAST, AskModel
 from power_agent.messages import ContentPart, Text
 from power_agent.offer import answering, offered, recorded, too_late

@@ -45,6 +45,7 @@ from power_agent.machine import Wait, decide
 from power_agent.messages import Message
 from power_agent.outputs import Outputs
 from power_agent.policy import Policy, own_rules
+from power_agent.policy.verdicts import judging
 from power_agent.ports import Chance, Clock, Durability, Listener, Model, SessionRow, Shelf, Store, Strategy, Tip, Tool
 from power_agent.recall import Recall
 from power_agent.report import ContextReport
@@ -131,7 +132,7 @@ class StatefulAgentLoop:
         self._guards = Guards(guards)
         self._executor = Executor(
             self._offer,
-            policy or own_rules(self._tools),
+            own_rules(self._tools) if policy is None else judging(policy),
             deps,
             guards=self._guards.at("call"),
             glimpse=self._hooks.glimpser,

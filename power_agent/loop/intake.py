@@ -33,7 +33,8 @@ from power_agent.errors import (
     SessionNotFound,
     SessionPending,
 )
-from power_agent.guards import Guards, Incoming, name_of, settled
+from power_agent.givens import name_of
+from power_agent.guards import Guards, Incoming, settled
 from power_agent.limits import LOOK_SECONDS, MAX_UPLOAD_BYTES
 from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide

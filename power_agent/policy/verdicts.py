@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from power_agent.givens import called
 from power_agent.word import Word, word
 
 
@@ -73,6 +74,12 @@ class Refuse(Word):
 GuardVerdict = Change | Refuse | None
 Policy = Callable[[Wanted], Verdict]
 """Judges a call. It must not have effects: it may be asked again after a restart."""
+
+
+def judging(policy: Policy) -> Policy:
+    """Return what was handed in as a policy, or raise `InvalidInput`: what cannot judge denies everything, or judges nothing."""
+    called(policy, "policy", "Pass a plain function of a call that returns Allow(), Deny(…) or Ask(…). A policy cannot wait; a guard may be async.")
+    return policy
 
 
 def allow_all(_: Wanted) -> Verdict:

@@ -19,7 +19,7 @@ from power_agent.events import Recovery
 from power_agent.limits import MCP_CONNECT_SECONDS
 from power_agent.messages import restored
 from power_agent.policy.commands import Nature
-from power_agent.policy.verdicts import Allow, Ask, Deny, Policy, Verdict, Wanted
+from power_agent.policy.verdicts import Allow, Ask, Deny, Policy, Verdict, Wanted, judging
 from power_agent.ports import Clock, ProbeAnswer, ToolContext, ToolSpec, Unknown
 from power_agent.tools.mcp.connection import Connection, MCPStatus
 from power_agent.tools.mcp.definitions import Definition
@@ -215,6 +215,7 @@ class MCPServers:
         """Return a policy that asks about what the other one allows, as long as the tool is not what it was when it was first seen, and
         shows the difference to whoever is asked.
         """
+        judging(policy)
 
         def judge(wanted: Wanted) -> Verdict:
             verdict = policy(wanted)
