@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from math import isfinite
+from sys import float_info
 from typing import Any, TypeGuard
 
 from power_agent.errors import InvalidInput
@@ -42,4 +42,4 @@ def name_of(given: object) -> str:
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Say whether it is a finite number, and not a truth."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max

@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from power_agent.errors import InvalidInput
+from power_agent.givens import is_number
 from power_agent.word import Word, word
 
 
@@ -37,6 +41,27 @@ class Limits(Word):
     """When the context outgrows this it is compacted; None: what the model's window allows."""
     max_event_bytes: int = 16_777_216
     """One fact in the log. Rows far above this make reading uneven; larger content is an attachment."""
+
+
+_ABOVE_ZERO = frozenset(
+    {"max_same_calls", "max_rounds_without_progress", "max_tool_seconds", "max_parallel_calls", "max_output_bytes_in_context", "max_context_tokens", "max_event_bytes"}
+)
+"""Where 0 would not mean that nothing is left, but that nothing works."""
+
+
+def possible(limits: object) -> Limits:
+    """Return limits that a person hands in, or raise `InvalidInput`. Those that are read from a log were lived under, and are not asked."""
+    if not isinstance(limits, Limits):
+        raise InvalidInput(f"{limits!r:.100} are no limits.", hint="Write limits=Limits(max_rounds_per_turn=…).")
+    for one in fields(limits):
+        value, (kind, _, unbounded) = getattr(limits, one.name), str(one.type).partition(" | ")
+        if (value is None and unbounded) or (kind == "bool" and isinstance(value, bool)):
+            continue
+        least = "above 0" if one.name in _ABOVE_ZERO else "from 0 on"
+        if kind == "bool" or not is_number(value) or (kind == "int" and value != int(value)) or value < 0 or (value == 0 and least == "above 0"):
+            wanted = "True or False" if kind == "bool" else f"{'a whole number' if kind == 'int' else 'a number'} {least}{', or None: unbounded' if unbounded else ''}"
+            raise InvalidInput(f"{one.name}={value!r:.100} is not possible.", hint=f"It is {wanted}.", limit=one.name)
+    return limits
 
 
 MAX_ID_CHARACTERS = 200

@@ -181,6 +181,14 @@ def test_model_without_a_provider(run):
     assert run("send", "done", "hello", "--model", "nobody:knows").code == 2
 
 
+def test_limits_that_let_nothing_work(run):
+    """What no agent may have is refused with where it was written, and what it can be."""
+    told = run("send", "done", "hello", "--model", "python:agent:model", "--set", "limits.max_parallel_calls=0")
+    assert told.code == 2
+    assert "flag --set: limits.max_parallel_calls: max_parallel_calls=0 is not possible." in told.err
+    assert "It is a whole number above 0." in told.err
+
+
 def test_limits_are_checked(run):
     """A limit that cannot be is refused before anything is sent."""
     told = run("send", "done", "hello", "--model", "python:agent:model", "--set", "limits.max_rounds_per_turn=1.5")

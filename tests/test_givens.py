@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from power_agent import Call, ScriptedModel, StatefulAgentLoop, tool
+from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, tool
 from power_agent.errors import InvalidInput
 from power_agent.givens import awaited, is_number, name_of, yields
 from power_agent.policy import Allow, Deny
+from power_agent.word import replace
 
 
 def agent(script: Any = ("done",), **options: Any) -> StatefulAgentLoop:
@@ -89,5 +91,51 @@ def test_a_class_is_no_wait():
 
 def test_numbers():
     """Whole and broken ones, as large as they may be; no truth, no text, nothing endless."""
-    assert all(map(is_number, (0, -1, 1.5, 10**400)))
-    assert not any(map(is_number, (True, "1", None, float("nan"), float("inf"), 1j)))
+    assert all(map(is_number, (0, -1, 1.5, 10**300)))
+    assert not any(map(is_number, (True, "1", None, float("nan"), float("inf"), 10**400, 1j)))
+
+
+# -- limits --------------------------------------------------------------------------------------------------------------
+
+NEVER = ["x", "5", True, float("nan"), float("inf"), 10**400, -1, [], {}]
+ZEROS = {"max_rounds_per_turn", "max_tokens_per_turn", "max_tokens_per_session", "max_cost_usd_per_turn", "max_cost_usd_per_session", "max_turn_seconds"}
+SECONDS = {"max_tool_seconds", "max_turn_seconds"}
+BOUNDED = {"last_answer", "max_tool_seconds", "max_parallel_calls", "max_output_bytes_in_context", "max_event_bytes"}
+NAMES = [one.name for one in fields(Limits)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "last_answer"])
+def test_limits_that_cannot_be(name):
+    """A text, a truth, NaN, what has no end and what is below nothing are refused with the limit's name; 0 where it would let nothing work."""
+    for value in [*NEVER, *([] if name in ZEROS else [0]), *([None] if name in BOUNDED else [])]:
+        said = refused(lambda value=value: agent(limits=Limits(**{name: value})))
+        assert said.startswith(f"{name}={value!r:.100} is not possible. It is a ")
+        assert said.endswith(", or None: unbounded.") is (name not in BOUNDED)
+    if name not in SECONDS and "usd" not in name:
+        assert "whole" in refused(lambda: agent(limits=Limits(**{name: 1.5})))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_limits_that_can_be(name):
+    """None where that is unbounded, 0 where it means that nothing is left, and whole numbers however they are written."""
+    for value in [False] if name == "last_answer" else [1, 1.0, 10**30, *([0] if name in ZEROS else []), *([None] if name not in BOUNDED else [])]:
+        assert agent(limits=Limits(**{name: value}))
+
+
+@pytest.mark.parametrize("limits", [5, None, {}, Limits, {"max_rounds_per_turn": 5}], ids=repr)
+def test_no_limits(limits):
+    """What are no limits is refused as well."""
+    assert "are no limits" in refused(lambda: agent(limits=limits))
+    assert refused(lambda: agent(limits=Limits(last_answer="yes"))) == "last_answer='yes' is not possible. It is True or False."
+
+
+async def test_a_log_with_limits_that_are_refused_today_is_read(tmp_path):
+    """What an older version kept is read, gone on with and looked at: only who hands limits in is asked."""
+    path, old = tmp_path / "old.db", StatefulAgentLoop(ScriptedModel(["one", "two"]), store=tmp_path / "old.db")
+    old._fixed = replace(old._fixed, limits=Limits(max_same_calls=0, max_cost_usd_per_turn=-1.0))  # as it would have been kept
+    async with old:
+        assert (await old.send("x", "s")).status == "limit"
+    async with StatefulAgentLoop(ScriptedModel(["one", "two"]), store=path) as loop:
+        assert (await loop.state("s")).config.limits.max_cost_usd_per_turn == -1.0
+        assert (await loop.resume("s")).status == "completed"
+        assert [wrong async for wrong in loop.verify()] == []

@@ -21,7 +21,7 @@ from power_agent.cli.code import load
 from power_agent.cli.config import Settings, close
 from power_agent.errors import BadPolicy, ConfigError, InvalidInput, ModelError
 from power_agent.finding import ToolSearch
-from power_agent.limits import Limits
+from power_agent.limits import Limits, possible
 from power_agent.loop import StatefulAgentLoop
 from power_agent.policy import Policy, own_rules
 from power_agent.policy.rules import natures_of
@@ -229,9 +229,14 @@ def _limits(settings: Settings) -> Limits:
 
     values = settings.table("limits")
     try:
-        return TypeAdapter(Limits).validate_python(values)
+        return possible(TypeAdapter(Limits).validate_python(values))
     except ValidationError as error:
         wrong = error.errors()[0]
-        key = f"limits.{wrong['loc'][0] if wrong['loc'] else ''}"
-        found = settings.find(key)
-        raise ConfigError(f"{found.origin if found else 'limits'}: {key}: {wrong['msg']}.", hint="Mend it there, or set it with --set.", key=key) from error
+        raise _no_limit(settings, wrong["loc"][0] if wrong["loc"] else "", f"{wrong['msg']}.", "Mend it there, or set it with --set.") from error
+    except InvalidInput as error:
+        raise _no_limit(settings, error.fields["limit"], error.message, error.hint) from error
+
+
+def _no_limit(settings: Settings, name: object, wrong: str, hint: str) -> ConfigError:
+    found = settings.find(f"limits.{name}")
+    return ConfigError(f"{found.origin if found else 'limits'}: limits.{name}: {wrong}", hint=hint, key=f"limits.{name}")

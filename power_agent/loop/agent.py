@@ -35,7 +35,7 @@ from power_agent.executor import Executor
 from power_agent.finding import Finding, ToolSearch
 from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker
-from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, SURROUNDINGS_SHARE, Limits
+from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, SURROUNDINGS_SHARE, Limits, possible
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.roles import Roles
 from power_agent.loop.stream import Stream
@@ -121,7 +121,7 @@ class StatefulAgentLoop:
         journal.watch(self._secrets)
         self._outputs = Outputs(lambda shape: covered(shape, self._secrets.cover, {})[0])  # as the log has it, else its type would not be found
         shape = self._outputs.shape(output)
-        config = Config(model=self._model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=limits, output=shape)
+        config = Config(model=self._model.name, system=system, tools=self._tools.refs, settings=settings or {}, limits=possible(limits), output=shape)
         self._fixed, _ = covered(config, self._secrets.cover, {})
         self._shelves: list[Shelf] = []
         strategies = None if compaction is None else tuple(compaction) if isinstance(compaction, Iterable) else (compaction,)
