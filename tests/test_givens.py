@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -17,6 +18,10 @@ from power_agent.word import replace
 
 def agent(script: Any = ("done",), **options: Any) -> StatefulAgentLoop:
     return StatefulAgentLoop(ScriptedModel(script), store=":memory:", **options)
+
+
+def named(one: object) -> str:
+    return re.sub(r" at 0x\w+", "", repr(one))
 
 
 def refused(make: Callable[[], object]) -> str:
@@ -73,7 +78,7 @@ async def test_a_policy_that_is_false_is_a_policy():
     assert ran == []
 
 
-@pytest.mark.parametrize("policy", [[], {}, "", 0, 5, "allow", (), waits, Waits(), waited_pieces], ids=lambda one: repr(one).split(" at 0x")[0])
+@pytest.mark.parametrize("policy", [[], {}, "", 0, 5, "allow", (), waits, Waits(), waited_pieces], ids=named)
 def test_what_cannot_judge_is_no_policy(policy):
     """What is no function, or would have to be awaited, is refused at once, with what a policy is."""
     said = refused(lambda: agent(policy=policy))
@@ -122,7 +127,7 @@ def test_limits_that_can_be(name):
         assert agent(limits=Limits(**{name: value}))
 
 
-@pytest.mark.parametrize("limits", [5, None, {}, Limits, {"max_rounds_per_turn": 5}], ids=repr)
+@pytest.mark.parametrize("limits", [5, None, {}, Limits, {"max_rounds_per_turn": 5}], ids=named)
 def test_no_limits(limits):
     """What are no limits is refused as well."""
     assert "are no limits" in refused(lambda: agent(limits=limits))
@@ -139,3 +144,43 @@ async def test_a_log_with_limits_that_are_refused_today_is_read(tmp_path):
         assert (await loop.state("s")).config.limits.max_cost_usd_per_turn == -1.0
         assert (await loop.resume("s")).status == "completed"
         assert [wrong async for wrong in loop.verify()] == []
+
+
+# -- tools ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        {"seconds": "x"},
+        {"seconds": 0},
+        {"seconds": -1},
+        {"seconds": True},
+        {"seconds": float("nan")},
+        {"nature": "reads"},
+        {"probe": 5},
+        {"probe": pieces},
+        {"description": 5},
+        {"secrets": 5},
+    ],
+    ids=named,
+)
+def test_promises_that_could_not_be_kept(promise):
+    """Refused where the tool is made: at the call it would be too late, for by then it has started."""
+
+    def act() -> None: ...
+
+    assert refused(lambda: tool(**promise)(act)).startswith(("The names of secrets", f"{next(iter(promise))}="))
+
+
+@pytest.mark.parametrize("function", [pieces, waited_pieces], ids=["generator", "async generator"])
+def test_a_tool_returns_its_answer(function):
+    """A function that yields would run while its answer is written down, or never."""
+    assert "ctx.progress" in refused(lambda: tool(function))
+
+
+@pytest.mark.parametrize("tools", [waits, Waits(), "ab", {"a": print}, 5, None], ids=named)
+def test_tools_come_in_a_list(tools):
+    """One alone is told how it is handed in."""
+    said = refused(lambda: agent(tools=tools))
+    assert said == f"Tools come in a list, not as {type(tools).__name__}. Write tools=[…]."

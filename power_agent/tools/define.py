@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 
 from power_agent.errors import BadArguments, InvalidInput
 from power_agent.events import Recovery
+from power_agent.givens import is_number, listed, name_of, yields
 from power_agent.messages import restored
 from power_agent.policy.commands import Nature
 from power_agent.ports import DidNotHappen, Happened, ProbeAnswer, ToolContext, ToolSpec, Unknown
@@ -60,6 +61,7 @@ class FunctionTool:
         secrets: Iterable[str] = (),
         reads_untrusted: bool | Callable[[Mapping[str, JsonValue]], bool] = False,
     ) -> None:
+        _check_promises(description, probe, seconds, nature)
         self.secrets = _names(secrets)
         if reads_untrusted:
             self.reads_untrusted = reads_untrusted
@@ -74,6 +76,8 @@ class FunctionTool:
         self.recovery: Recovery = "probe" if probe is not None else recovery
         if not callable(function):
             raise InvalidInput(f"{function!r} is no tool.", hint="Pass functions, what @tool makes of them, or toolboxes.")
+        if yields(function):
+            raise InvalidInput(f"{name_of(function)} yields its answer piece by piece; a tool returns it.", hint="Return a list; ctx.progress(text) tells how far it is.")
         self.threaded = not inspect.iscoroutinefunction(function)
         called = name or str(getattr(function, "__name__", ""))
         if not LEGAL_NAME.fullmatch(called):
@@ -126,10 +130,22 @@ class FunctionTool:
         return cast("ProbeAnswer", await answer if inspect.isawaitable(answer) else answer)
 
 
+def _check_promises(description: object, probe: object, seconds: object, nature: object) -> None:
+    """Refuse promises that could not be kept when the call runs, or is recovered."""
+    if description is not None and not isinstance(description, str):
+        raise InvalidInput(f"description={description!r} is no text.", hint="Say in words what the tool does, or leave it to the docstring.")
+    if probe is not None and (not callable(probe) or yields(probe)):
+        raise InvalidInput(f"probe={probe!r} is no probe.", hint="Pass a function of the arguments and the context that returns Happened(value), DidNotHappen() or Unknown().")
+    if seconds is not None and not (is_number(seconds) and seconds > 0):
+        raise InvalidInput(f"seconds={seconds!r} is not possible.", hint="Pass a number above 0, or leave it out: then Limits.max_tool_seconds counts.")
+    if nature is not None and not isinstance(nature, Nature):
+        raise InvalidInput(f"nature={nature!r} says nothing of what calls do.", hint='Pass Nature(does="reads"), "changes" or "shell", from power_agent.policy.commands.')
+
+
 def _names(secrets: Iterable[str]) -> tuple[str, ...]:
     if isinstance(secrets, str):
         raise InvalidInput(f"secrets={secrets!r} is one text.", hint=f"Write secrets=[{secrets!r}].")
-    return tuple(secrets)
+    return listed(secrets, "The names of secrets", "secrets")
 
 
 @overload

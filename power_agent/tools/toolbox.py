@@ -10,6 +10,7 @@ from typing import Any
 
 from power_agent.errors import InvalidInput
 from power_agent.events import ToolRef
+from power_agent.givens import listed
 from power_agent.ports import Shelf, Tool, ToolSpec
 from power_agent.tools.define import FunctionTool
 
@@ -25,7 +26,7 @@ class Toolbox:
         self.shelves: list[Shelf] = []
         self._refs: tuple[ToolRef, ...] | None = None
         self._specs: tuple[ToolSpec, ...] | None = None
-        for one in tools:
+        for one in listed(tools, "Tools", "tools"):
             self.add(one)
 
     def add(self, one: Tool | Shelf | Callable[..., Any]) -> None:
