@@ -19,6 +19,7 @@ from power_agent.context import cut_places, shown
 from power_agent.errors import IllegalMove, LogError, ModelError, StoreError
 from power_agent.events import Envelope
 from power_agent.gauge import Bounds, Count, bounds, crude, estimated, of_coming, of_context, of_message
+from power_agent.givens import fitting
 from power_agent.limits import ENOUGH_SHARE, FIRST_SHARE, MAX_REQUEST_CHARACTERS, RECENT_SHARE, ROOM_SHARE
 from power_agent.messages import Message, Output
 from power_agent.offer import answering, offered
@@ -51,6 +52,8 @@ class Compactor:
         self._model = model
         self._tools = tools
         self._strategies: tuple[Strategy, ...] = (TrimOutputs(), Summarise()) if strategies is None else tuple(strategies)
+        for one in self._strategies:
+            fitting(one, "strategy", ("name", "__call__"), "Pass Summarise(), TrimOutputs(), SlidingWindow(), or an object with a name and an async __call__.")
         self._summariser = summariser
         self.count = count
 

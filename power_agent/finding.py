@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from power_agent import events as e
+from power_agent.errors import InvalidInput
 from power_agent.gauge import crude, of_prefix, of_tool
 from power_agent.limits import MAX_FOUND_AT_ONCE, MAX_FOUND_TOKENS, MAX_INDEXED_WORDS, MAX_TOOL_TOKENS, MAX_TOOLS
 from power_agent.offer import too_late
@@ -72,6 +73,8 @@ class Finding:
     """
 
     def __init__(self, recall: Recall, search: ToolSearch | None = None) -> None:
+        if search is not None and not isinstance(search, ToolSearch):
+            raise InvalidInput(f"tool_search={search!r:.100} is not possible.", hint="Pass ToolSearch(above_tools=…), or None: all tools are shown.")
         self._recall = recall
         self._search = search
         self._kept: _Shelf | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from sys import float_info
 from typing import Any, TypeGuard
@@ -23,6 +23,15 @@ def called(given: object, what: str, hint: str) -> None:
         raise InvalidInput(f"{given!r} is no {what}: it is no function.", hint=hint)
     if awaited(given):
         raise InvalidInput(f"{name_of(given)} is no {what}: it is async, and nobody would await it.", hint=hint)
+
+
+def fitting(given: object, what: str, needs: Collection[str], hint: str) -> None:
+    """Refuse what lacks what it would be used by, and the kind of a thing where the thing itself is meant."""
+    if isinstance(given, type):
+        raise InvalidInput(f"{given.__name__} is a class, and no {what}.", hint=f"Make one: {given.__name__}(…).")
+    missing = [name for name in needs if not hasattr(given, name)]
+    if missing:
+        raise InvalidInput(f"{given!r:.100} is no {what}: it has no {' and no '.join(missing)}.", hint=hint)
 
 
 def awaited(given: Callable[..., Any]) -> bool:

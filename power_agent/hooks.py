@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from power_agent.events import TERMINAL, Envelope, Event, call_of
+from power_agent.givens import called, listed
 from power_agent.ports import Glimpsed, Listener
 from power_agent.secrets import Flow, Secrets
 from power_agent.word import replace
 
+H = TypeVar("H", bound=Callable[..., None])
 _log = logging.getLogger("power_agent")
 
 Onlooker = Callable[[Glimpsed], None]
@@ -25,7 +28,7 @@ class Hooks:
     """The listeners and onlookers of one loop, in the order they came."""
 
     def __init__(self, listeners: Iterable[Listener] = (), secrets: Secrets | None = None) -> None:
-        self._listeners: tuple[tuple[Listener, tuple[type[Event], ...]], ...] = tuple((one, ()) for one in listeners)
+        self._listeners: tuple[tuple[Listener, tuple[type[Event], ...]], ...] = tuple((hearing(one), ()) for one in listed(listeners, "Listeners", "listeners"))
         self._onlookers: tuple[Onlooker, ...] = ()
         self._screen = Screen(secrets) if secrets else None
 
@@ -94,6 +97,12 @@ class Hooks:
                 loop.call_soon_threadsafe(self.glimpse, seen)
 
         return from_anywhere
+
+
+def hearing(one: H) -> H:
+    """Return what was handed in to hear or see, or raise `InvalidInput`: nobody would wait for it."""
+    called(one, "listener", "Pass a plain function of what is told; it must not block. One that has to wait puts what it hears into a queue, or uses watch().")
+    return one
 
 
 STREAMS = 1_000

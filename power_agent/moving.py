@@ -356,6 +356,8 @@ def _opened(path: Path) -> BinaryIO:
 
 
 async def _chunks(source: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(source, bytes | bytearray) or not isinstance(source, Iterable | AsyncIterable):
+        raise InvalidInput(f"An export comes in pieces, or is a file, and is not {type(source).__name__}.", hint="Pass its path, or its bytes in a list: [content].")
     if isinstance(source, AsyncIterable):
         async for chunk in source:
             yield chunk

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from power_agent.errors import InvalidInput
+from power_agent.givens import listed
 from power_agent.limits import BYTES_PER_TOKEN, MAX_SURROUNDINGS_CHARACTERS, SURROUNDINGS_SHARE
 from power_agent.messages import Attachment, ContentPart, Message, Text
 from power_agent.strategies import shortened
@@ -30,6 +32,15 @@ class Asked(Word):
 
 Shown = str | ContentPart | Sequence[ContentPart] | None
 Provider = Callable[[Asked], Shown | Awaitable[Shown]]
+
+
+def providing(providers: object) -> tuple[Provider, ...]:
+    """Return providers as they were handed in, or raise `InvalidInput`."""
+    found = listed(providers, "Functions that say what the model is shown", "context")
+    for one in found:
+        if not callable(one):
+            raise InvalidInput(f"{one!r:.100} says nothing: it is no function.", hint="What a model is shown with each request is said by functions, async or not.")
+    return found
 
 
 def parts_of(shown: Any) -> tuple[ContentPart, ...]:

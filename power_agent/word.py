@@ -113,6 +113,7 @@ def _constructor(kind: type) -> Callable[..., None]:
     of what passing by its own `__setattr__` costs, once for each field. A subclass that is no word of its own is filled slot by slot.
     """
     names: dict[str, Any] = {"_missing": MISSING}
+    checks = ["self.__post_init__()"] if hasattr(kind, "__post_init__") else []
     plain = hasattr(kind, "__dict__") and "__slots__" not in vars(kind)
     positional, keyword, made, filled, put = ["self"], list[str](), list[str](), list[str](), list[str]()
     for one in _fields(kind):
@@ -130,10 +131,11 @@ def _constructor(kind: type) -> Callable[..., None]:
             names[f"_put_{one.name}"] = getattr(kind, one.name).__set__
             put.append(f"    _put_{one.name}(self, {one.name})")
     if plain:
-        body = [*made, "_fields = self.__dict__", *filled]
+        body = [*made, "_fields = self.__dict__", *filled, *checks]
     else:
         names |= {"_word_become": vars(object)["__class__"].__set__, "_word_open": type(kind.__name__, (kind,), _OPEN), "_word_kind": kind}
-        body = [*made, "if type(self) is not _word_kind:", *put, "    return", "_word_become(self, _word_open)", *filled, "self.__class__ = _word_kind"]
+        other = [*put, *(f"    {one}" for one in checks), "    return"]
+        body = [*made, "if type(self) is not _word_kind:", *other, "_word_become(self, _word_open)", *filled, "self.__class__ = _word_kind", *checks]
     head = ", ".join([*positional, *(["*", *keyword] if keyword else [])])
     exec(f"def __init__({head}):\n" + "\n".join(f"    {line}" for line in body), names)  # noqa: S102  only names of fields stand in it, as in dataclasses
     constructor: Callable[..., None] = names["__init__"]

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, tool
+from power_agent import Call, Failover, Limits, ScriptedModel, SQLiteStore, StatefulAgentLoop, tool
 from power_agent.errors import InvalidInput
 from power_agent.givens import awaited, is_number, name_of, yields
-from power_agent.policy import Allow, Deny
+from power_agent.models.named import model
+from power_agent.policy import Allow, Ask, Deny
+from power_agent.strategies import SlidingWindow
 from power_agent.word import replace
 
 
@@ -87,7 +89,7 @@ def test_what_cannot_judge_is_no_policy(policy):
 
 
 def test_a_class_is_no_wait():
-    """Calling a class makes one, whatever calling that one does; a part of an async function is one as well."""
+    """Calling a class makes one, whatever calling that one does; an object that is waited for when it is called is told from a function that yields."""
     assert not awaited(Waits)
     assert awaited(Waits())
     assert [yields(one) for one in (pieces, waited_pieces, waits, Waits)] == [True, True, False, False]
@@ -184,3 +186,63 @@ def test_tools_come_in_a_list(tools):
     """One alone is told how it is handed in."""
     said = refused(lambda: agent(tools=tools))
     assert said == f"Tools come in a list, not as {type(tools).__name__}. Write tools=[…]."
+
+
+# -- what else an agent is made of ---------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Callable[[], object], str]] = {
+    "a model that is none": (lambda: StatefulAgentLoop(5, store=":memory:"), "5 is no model: it has no name and no ask."),
+    "a class for a model": (lambda: StatefulAgentLoop(ScriptedModel, store=":memory:"), "Make one: ScriptedModel(…)."),
+    "a summary by nobody": (lambda: agent(models={"summary": 5}), "5 is no model"),
+    "models": (lambda: agent(models=5), "Models by what they do are a mapping, not int."),
+    "prices": (lambda: agent(prices=5), "Prices are a mapping or the path of a file, not int."),
+    "prices of a named model": (lambda: model("openai-chat:m", api_key="k", prices=5), "Prices are a mapping"),
+    "prices that are not there": (lambda: agent(prices="nowhere.toml"), "cannot be read"),
+    "a chain of nothing": (lambda: Failover(5), "The models of a chain come in a list, not as int."),
+    "a chain of one name": (lambda: Failover("openai:gpt-5"), "not as str. Write models=[…]."),
+    "a chain of what is no model": (lambda: Failover([5]), "5 is no model"),
+    "the name of a model": (lambda: model(5), "5 names no model."),
+    "an address": (lambda: model("openai-chat:m", api_key="k", base_url=5), "5 is no base URL."),
+    "an empty address": (lambda: model("openai-chat:m", api_key="k", base_url=""), "'' is no base URL."),
+    "a store": (lambda: StatefulAgentLoop(ScriptedModel([]), store=5), "5 is no store: it has no append and no read."),
+    "the path of a store": (lambda: SQLiteStore(5), "5 is not the path of a file."),
+    "one listener": (lambda: agent(listeners=print), "Listeners come in a list"),
+    "a listener that is none": (lambda: agent(listeners=[5]), "5 is no listener"),
+    "a listener that waits": (lambda: agent(listeners=[waits]), "waits is no listener: it is async"),
+    "a listener that comes later": (lambda: agent().listen(waits), "waits is no listener"),
+    "an onlooker that waits": (lambda: agent().look_on(Waits()), "Waits is no listener"),
+    "a search for tools": (lambda: agent(tool_search=5), "tool_search=5 is not possible."),
+    "a strategy": (lambda: agent(compaction=5), "5 is no strategy: it has no name and no __call__."),
+    "a strategy without a name": (lambda: agent(compaction=[waits]), "is no strategy: it has no name."),
+    "a class for a strategy": (lambda: agent(compaction=SlidingWindow), "Make one: SlidingWindow(…)."),
+    "one provider of context": (lambda: agent(context=print), "come in a list"),
+    "a provider of context that is none": (lambda: agent(context=[5]), "5 says nothing: it is no function."),
+    "a system prompt": (lambda: agent(system=5), "system=5 is no text."),
+    "settings": (lambda: agent(settings=5), "settings=5 are no settings."),
+    "a question with a time": (lambda: Ask("Sure?", seconds="x"), "Ask(seconds='x') is not possible."),
+    "a question with a truth": (lambda: Ask("Sure?", seconds=True), "Ask(seconds=True) is not possible."),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_an_agent_cannot_be_made_of(name):
+    """Refused when it is made, in words, with what to do; nothing fails later with somebody else's error."""
+    make, said = WRONG[name]
+    assert said in refused(make)
+
+
+def test_what_an_agent_can_be_made_of():
+    """What is left out, a path, a mapping, one strategy or several, functions that wait where somebody waits for them."""
+    assert agent(models={}, prices={}, tool_search=None, compaction=SlidingWindow(), context=[waits], listeners=iter([print]), settings={}, system="")
+    assert agent(compaction=[], prices=None, models={"summary": ScriptedModel([])}, listeners=(print,))
+    assert Ask("Sure?", seconds=1.5).seconds == 1.5
+    assert Failover([ScriptedModel([])]).members
+
+
+@pytest.mark.parametrize("source", [5, None, b"x", bytearray(b"x")], ids=named)
+async def test_what_cannot_be_let_in(source):
+    """An export is a file or comes in pieces; its bytes as one are told how they are handed in."""
+    async with agent() as loop:
+        with pytest.raises(InvalidInput, match=f"is not {type(source).__name__}") as said:
+            await loop.import_(source)
+    assert said.value.hint.endswith("[content].")

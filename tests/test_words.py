@@ -86,3 +86,24 @@ def test_a_copy_with_changes_is_the_one_of_dataclasses():
         assert type(replace(one, **changes)) is type(one)
     with pytest.raises(TypeError):
         replace(Pair(1), nothing=1)
+
+
+@pytest.mark.parametrize("slots", [True, False])
+def test_a_word_can_refuse_what_it_would_hold(slots):
+    """`__post_init__` is called when it is filled, as in dataclasses; in a kind of its own as well."""
+
+    @word(slots=slots)
+    class Even(Word):
+        number: int
+
+        def __post_init__(self) -> None:
+            if self.number % 2:
+                raise ValueError(self.number)
+
+    class Kind(Even):
+        __slots__ = ()
+
+    for kind in (Even, Kind):
+        assert kind(2).number == 2
+        with pytest.raises(ValueError, match="3"):
+            kind(3)

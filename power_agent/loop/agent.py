@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args
 
@@ -33,8 +32,9 @@ from power_agent.errors import (
 from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
 from power_agent.finding import Finding, ToolSearch
+from power_agent.givens import fitting
 from power_agent.guards import AnyGuard, Guards
-from power_agent.hooks import Hooks, Onlooker
+from power_agent.hooks import Hooks, Onlooker, hearing
 from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, SURROUNDINGS_SHARE, Limits, possible
 from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
 from power_agent.loop.roles import Roles
@@ -55,7 +55,7 @@ from power_agent.settling import Decision, decision_fact
 from power_agent.sink import Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
-from power_agent.surroundings import Provider
+from power_agent.surroundings import Provider, providing
 from power_agent.tokens import weigh
 from power_agent.tools import Toolbox
 from power_agent.word import replace
@@ -114,7 +114,9 @@ class StatefulAgentLoop:
         self._model = self._roles.main
         self._tools = Toolbox(tools)
         self._clock = clock or SystemClock()
-        self._store: Store = SQLiteStore(store, durability=durability, clock=self._clock) if isinstance(store, str | Path | os.PathLike) else store
+        self._store: Store = SQLiteStore(store, durability=durability, clock=self._clock) if isinstance(store, str | os.PathLike) else store
+        fitting(self._store, "store", ("append", "read"), 'Pass a path, ":memory:", or a store.')
+        _check_said(system, settings)
         self._offer = Finding(Recall(self._tools, self._store), tool_search)
         self._opens_store = isinstance(store, str | os.PathLike)
         self._secrets = _with_keys(Secrets.of(secrets), [*(one for one in (self._roles.main, self._roles.summary) if one is not None), *self._tools.shelves])
@@ -125,7 +127,7 @@ class StatefulAgentLoop:
         self._fixed, _ = covered(config, self._secrets.cover, {})
         self._shelves: list[Shelf] = []
         strategies = None if compaction is None else tuple(compaction) if isinstance(compaction, Iterable) else (compaction,)
-        self._providers = tuple(context)
+        self._providers = providing(context)
         aside = SURROUNDINGS_SHARE if self._providers else 0.0
         self._compactor = Compactor(self._model, self._offer, strategies=strategies, summariser=self._roles.summary, count=weigh, aside=aside)
         me, self._hooks = process.me(), Hooks(listeners, self._secrets)
@@ -459,11 +461,11 @@ class StatefulAgentLoop:
 
     def listen(self, listener: Listener, *kinds: type[e.Event]) -> Callable[[], None]:
         """Let somebody hear what this loop keeps from now on, of these kinds of events or of all; returns what ends it."""
-        return self._hooks.add(listener, *kinds)
+        return self._hooks.add(hearing(listener), *kinds)
 
     def look_on(self, onlooker: Onlooker) -> Callable[[], None]:
         """Let somebody see glimpses of all sessions this loop works on; returns what ends it."""
-        return self._hooks.show(onlooker)
+        return self._hooks.show(hearing(onlooker))
 
     async def messages(self, session_id: str, *, at: int | None = None) -> tuple[Message, ...]:
         """Return what the model would see, now or at any seq."""
@@ -570,6 +572,13 @@ def _with_keys(secrets: Secrets, models: Iterable[Model | Shelf]) -> Secrets:
     for one in [one for model in models for one in getattr(model, "members", (model,))]:
         secrets = secrets.and_also(getattr(one, "secrets", {}))
     return secrets
+
+
+def _check_said(system: object, settings: object) -> None:
+    if system is not None and not isinstance(system, str):
+        raise InvalidInput(f"system={system!r:.100} is no text.", hint="Say in words what the model is to do; system_prompt(…) puts them together.")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InvalidInput(f"settings={settings!r:.100} are no settings.", hint='For example: settings={"temperature": 0}.')
 
 
 def _number(value: object, what: str, least: int = 0) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from power_agent.errors import InvalidInput
+from power_agent.givens import fitting
 from power_agent.ports import Model
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ class Roles:
     def __init__(self, model: Model | str | None, models: Mapping[str, Model | str] | None, prices: PriceList | None = None) -> None:
         self._made: list[Any] = []
         self._prices = prices
+        if models is not None and not isinstance(models, Mapping):
+            raise InvalidInput(f"Models by what they do are a mapping, not {type(models).__name__}.", hint='For example: models={"summary": "openai:gpt-5-mini"}.')
+        if prices is not None:
+            from power_agent.models.prices import entries  # noqa: PLC0415  only who says what models cost
+
+            entries(prices)  # what is wrong with them is said at once, whoever answers
         said = dict(models or {})
         for role in said:
             if role not in ROLES:
@@ -40,6 +47,7 @@ class Roles:
 
     def _taken(self, one: Model | str) -> Model:
         if not isinstance(one, str):
+            fitting(one, "model", ("name", "ask"), 'Pass "provider:model", or an object with a name and an async ask(request, glimpse).')
             return one
         from power_agent.models.named import model  # noqa: PLC0415  only who names a model needs the wire
 

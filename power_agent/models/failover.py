@@ -20,6 +20,7 @@ from typing import Any
 
 from power_agent.clock import SystemClock
 from power_agent.errors import ContextTooLong, InvalidInput, ModelError
+from power_agent.givens import fitting, listed
 from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS, MAX_QUEUE_SECONDS
 from power_agent.messages import Attachment, Usage
 from power_agent.models.circuit import MOST_SECONDS, circuit_of, line_to
@@ -43,7 +44,7 @@ class Failover:
 
     def __init__(self, models: Iterable[Model | str], *, context_window: int | None = None, clock: Clock | None = None, owned: bool = False) -> None:
         self._owned: list[Any] = []
-        made = [self._made(one) if isinstance(one, str) else one for one in models]
+        made = [self._made(one) for one in listed(models, "The models of a chain", "models")]
         self._owned += made if owned else []
         members: list[Model] = [inner for one in made for inner in (one.members if isinstance(one, Failover) else [one])]
         if not members:
@@ -58,10 +59,13 @@ class Failover:
     def __repr__(self) -> str:
         return f"Failover({self.name!r})"
 
-    def _made(self, name: str) -> Model:
+    def _made(self, one: Model | str) -> Model:
+        if not isinstance(one, str):
+            fitting(one, "model", ("name", "ask"), 'Name "provider:model", or pass an object with a name and an async ask(request, glimpse).')
+            return one
         from power_agent.models.named import model  # noqa: PLC0415  it makes chains, too
 
-        found = model(name)
+        found = model(one)
         self._owned.append(found)
         return found
 

@@ -259,11 +259,10 @@ def _bare(secret: Secret) -> str:
     return secret.reveal().removeprefix("Bearer ").removeprefix("Basic ")
 
 
-def _address(base_url: str) -> str:
-    address = base_url.rstrip("/")
-    if not address.startswith(("http://", "https://")):
-        raise InvalidInput(f"{base_url[:100]!r} is no base URL.", hint="It begins with https:// (or http:// for a server of your own).")
-    return address
+def _address(base_url: object) -> str:
+    if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
+        raise InvalidInput(f"{base_url!r:.100} is no base URL.", hint="It begins with https:// (or http:// for a server of your own).")
+    return base_url.rstrip("/")
 
 
 def _joined(address: str, path: str) -> str:

@@ -54,6 +54,8 @@ def model(  # noqa: PLR0913  what a connection is made of
     long a server may be silent and how much it may say: in a chain, how soon the next one is asked.
     `client` is any object with the API of `httpx.AsyncClient`; it stays yours to close.
     """
+    if not isinstance(name, str):
+        raise InvalidInput(f"{name!r:.100} names no model.", hint='Write "provider:model", for example "openai:gpt-5".')
     names = [one.strip() for one in name.split(",")]
     if len(names) > 1:
         if base_url is not None or api_key is not None:
@@ -68,7 +70,7 @@ def model(  # noqa: PLR0913  what a connection is made of
     keys: list[str | None] = [*(([api_key] if isinstance(api_key, str) else api_key) if api_key else keys_of(known))]
     if not keys and known.keys and known.needs_key and not headers:
         raise InvalidInput(f"There is no key for {provider}.", hint=f"Set {' or '.join(known.keys)}, or pass api_key.")
-    address = base_url or os.environ.get(known.address or "") or _filled(known.base_url, provider)
+    address = base_url if base_url is not None else os.environ.get(known.address or "") or _filled(known.base_url, provider)
     service = Service(speaker=known.speaker, path=_path(known, wanted, provider), key_header=known.key_header)
     card = Card(entries(prices).get(name), None if known.prices is None else (known.prices, wanted))
     own = [key for key in keys if key is not None] or None  # the environment may be another one when they are made, and only these keys are hidden

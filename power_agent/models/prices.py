@@ -172,6 +172,8 @@ def entries(source: PriceList | None) -> dict[str, Entry]:
     """Read what a user says of models, or say what is wrong with it."""
     if source is None:
         return {}
+    if not isinstance(source, Mapping | str | os.PathLike):
+        raise InvalidInput(f"Prices are a mapping or the path of a file, not {type(source).__name__}.", hint='For example: prices={"openai:gpt-5": {"input": 1.25, "output": 10}}.')
     where, said = ("the prices that were given", source) if isinstance(source, Mapping) else (str(source), _file(Path(source)))
     name = "given" if isinstance(source, Mapping) else Path(source).name
     return {model: one if isinstance(one, Entry) else _entry(model, one, where, name) for model, one in said.items()}

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from power_agent.givens import called
+from power_agent.errors import InvalidInput
+from power_agent.givens import called, is_number
 from power_agent.word import Word, word
 
 
@@ -37,6 +38,10 @@ class Ask(Word):
     question: str | None = None
     rule: str = "ask"
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not is_number(self.seconds):
+            raise InvalidInput(f"Ask(seconds={self.seconds!r:.100}) is not possible.", hint="Pass a number, or leave it out: then it waits for ever.")
 
 
 Verdict = Allow | Deny | Ask

@@ -32,6 +32,8 @@ class SQLiteStore:
     def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "full", clock: Clock | None = None, lease_seconds: float = LEASE_SECONDS) -> None:
         if durability not in {"full", "normal"}:
             raise errors.InvalidInput(f"There is no durability {durability!r}.", hint='Use "full" or "normal".')
+        if not isinstance(path, str | os.PathLike):
+            raise errors.InvalidInput(f"{path!r:.100} is not the path of a file.", hint='Pass a path, or ":memory:".')
         self._path = os.fspath(path)
         if self._path != ":memory:":
             self._path = _real(self._path)
