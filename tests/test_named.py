@@ -11,6 +11,7 @@ from wires import asked
 from power_agent import StatefulAgentLoop
 from power_agent.errors import InvalidInput, ModelError
 from power_agent.models import ScriptedModel, model, named
+from power_agent.secrets import Secret
 from power_agent.testing.speaking import Loopback, Said, head, saying
 
 KEY = "a-key-that-nobody-may-see"
@@ -37,6 +38,29 @@ def test_key_is_found_and_never_shown(monkeypatch):
     assert (found.name, repr(found)) == ("openai-chat:m", "HTTPModel('openai-chat:m', 'http://127.0.0.1:1/v1')")
     assert KEY not in repr(vars(found))
     assert model("ollama:m").name == "ollama:m"
+
+
+@pytest.mark.parametrize("empty", ["", " ", [], [""], ()], ids=repr)
+def test_an_empty_key_is_none(monkeypatch, empty):
+    """Who passes one gets no other in its place: what the environment holds may not be for that server. Where a key is needed it is asked for."""
+    for variable in ("OPENAI_API_KEY", "VLLM_API_KEY"):
+        monkeypatch.setenv(variable, KEY)
+    with pytest.raises(InvalidInput, match="There is no key for openai-chat") as caught:
+        model("openai-chat:m", base_url="https://example.com", api_key=empty)
+    assert "a key that is empty is none" in caught.value.hint
+    own = model("vllm:m", api_key=empty)
+    assert (own.secrets, own.another("vllm:n").secrets) == ({}, {})
+    assert set(model("openai-chat:m", api_key=empty, headers={"x-key": "other"}).secrets) == {"x-key"}
+    assert model("openai-chat:m").secrets["model-key"].reveal() == model("vllm:m").another("vllm:n").secrets["model-key"].reveal() == KEY
+
+
+@pytest.mark.parametrize("wrong", [5, [5], {"key": KEY}, [None]], ids=lambda one: type(one).__name__)
+def test_a_key_is_a_text(wrong):
+    """Or a secret, or several of them; what is not is refused without being shown."""
+    with pytest.raises(InvalidInput) as caught:
+        model("openai-chat:m", api_key=wrong)
+    assert KEY not in str(caught.value)
+    assert model("openai-chat:m", api_key=Secret(KEY)).secrets["model-key"].reveal() == KEY
 
 
 @pytest.mark.parametrize(("name", "hint"), [("opnai:m", "'openai'"), ("zzz:m", "ollama"), ("gpt", "provider:model"), ("openai:", "provider:model")])

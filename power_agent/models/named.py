@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from power_agent.errors import InvalidInput
+from power_agent.givens import listed
 from power_agent.models.dialect import OPENAI
 from power_agent.models.failover import Failover, plain
 from power_agent.models.http import HTTPModel, Service
@@ -27,6 +28,7 @@ from power_agent.models.pace import Pace
 from power_agent.models.presets import CHAT, PROVIDERS, Provider
 from power_agent.models.prices import Card, PriceList, entries
 from power_agent.ports import Model
+from power_agent.secrets import Secret
 from power_agent.wire import Bounds
 
 GROUP = "power_agent.models"
@@ -39,7 +41,7 @@ def model(  # noqa: PLR0913  what a connection is made of
     name: str,
     *,
     base_url: str | None = None,
-    api_key: str | Sequence[str] | None = None,
+    api_key: str | Secret | Sequence[str | Secret] | None = None,
     headers: Mapping[str, str] | None = None,
     client: Any = None,
     stream: bool = True,
@@ -67,14 +69,14 @@ def model(  # noqa: PLR0913  what a connection is made of
     known = PROVIDERS.get(provider)
     if known is None:
         return _added(provider)(wanted, base_url=base_url, api_key=api_key, headers=headers, client=client, stream=stream)  # type: ignore[no-any-return]
-    keys: list[str | None] = [*(([api_key] if isinstance(api_key, str) else api_key) if api_key else keys_of(known))]
+    keys: Sequence[str | Secret] = keys_of(known) if api_key is None else _said(api_key)
     if not keys and known.keys and known.needs_key and not headers:
-        raise InvalidInput(f"There is no key for {provider}.", hint=f"Set {' or '.join(known.keys)}, or pass api_key.")
+        raise InvalidInput(f"There is no key for {provider}.", hint=f"Set {' or '.join(known.keys)}, or pass api_key: a key that is empty is none.")
     address = base_url if base_url is not None else os.environ.get(known.address or "") or _filled(known.base_url, provider)
     service = Service(speaker=known.speaker, path=_path(known, wanted, provider), key_header=known.key_header)
     card = Card(entries(prices).get(name), None if known.prices is None else (known.prices, wanted))
-    own = [key for key in keys if key is not None] or None  # the environment may be another one when they are made, and only these keys are hidden
-    kin = Kin(provider, partial(model, base_url=address, api_key=own, headers=headers, client=client, stream=stream, prices=prices, pace=pace, bounds=bounds))
+    # the environment may be another one when they are made, and only these keys are hidden
+    kin = Kin(provider, partial(model, base_url=address, api_key=keys, headers=headers, client=client, stream=stream, prices=prices, pace=pace, bounds=bounds))
     made = [
         HTTPModel(
             _format(known),
@@ -91,7 +93,7 @@ def model(  # noqa: PLR0913  what a connection is made of
             bounds=bounds,
             kin=kin,
         )
-        for key in keys or [None]
+        for key in keys or (None,)
     ]
     return made[0] if len(made) == 1 else Failover(made, owned=True)
 
@@ -125,6 +127,14 @@ def keys_of(known: Provider) -> list[str]:
     """Return the keys that the environment holds for a provider."""
     found = next((found for variable in known.keys if (found := os.environ.get(variable))), "")
     return [key.strip() for key in found.split(",") if key.strip()]
+
+
+def _said(api_key: str | Secret | Sequence[str | Secret]) -> list[str | Secret]:
+    """Return the keys that somebody passed, and no other in place of an empty one: it may be for another server."""
+    keys = [api_key] if isinstance(api_key, str | Secret) else listed(api_key, "Keys", "api_key")
+    if not all(isinstance(key, str | Secret) for key in keys):
+        raise InvalidInput("A key is a text.", hint="Pass api_key as a text, or as a list of texts.")
+    return [key for key in keys if isinstance(key, Secret) or key.strip()]
 
 
 def variable_of(text: str) -> str | None:
