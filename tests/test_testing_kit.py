@@ -126,3 +126,34 @@ def test_the_suites_are_where_they_are_looked_for():
     assert power_agent.testing.ModelContract.__name__ == "ModelContract"
     with pytest.raises(AttributeError, match="StoreContrat"):
         power_agent.testing.StoreContrat  # noqa: B018
+
+
+def test_a_place_that_cannot_be(ran):
+    """A word that is none, a passage before the first one, and a function that no other process finds are refused before anything runs."""
+    ran(
+        """
+        import pytest
+
+        from power_agent.errors import InvalidInput
+
+
+        async def agent():
+            pass
+
+
+        @pytest.mark.parametrize("how", [("x", "sometime"), ("x", "after", 0)])
+        def test_place(crash_at, how):
+            with pytest.raises(InvalidInput, match="is not possible. `when` is one of before, in, after"):
+                crash_at(*how)
+
+
+        def test_function(crash_at):
+            def inside():
+                pass
+
+            for function in (inside, lambda: None):
+                with pytest.raises(InvalidInput, match="cannot be found by a process of its own. Let it stand by itself"):
+                    crash_at("x").run(function)
+        """,
+        passed=3,
+    )

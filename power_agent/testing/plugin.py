@@ -24,7 +24,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pytest
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from power_agent.models.scripted import Script
     from power_agent.testing.replaying import ReplayModel
 
+When = Literal["before", "in", "after"]
 VARIABLE = "POWER_AGENT_FAILPOINT"
 LIVE = "live_models"
 
@@ -58,6 +59,8 @@ class Crash:
 
         The function is found by its name in its module, so it cannot be a lambda or stand inside another function.
         """
+        if {"<lambda>", "<locals>"} & set(getattr(function, "__qualname__", "").split(".")):
+            raise _invalid(f"{function.__qualname__} cannot be found by a process of its own.", "Let it stand by itself in its module, and pass what it needs as arguments.")
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = self.place
         try:
@@ -77,6 +80,12 @@ class Crash:
             pytest.fail(f"{self.place} was never passed: the process ended with status {child.exitcode}.")
 
 
+def _invalid(message: str, hint: str) -> Exception:
+    from power_agent.errors import InvalidInput  # noqa: PLC0415  see the law of this room
+
+    return InvalidInput(message, hint=hint)
+
+
 def _live(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     answer = function(*args)
     if inspect.iscoroutine(answer):
@@ -87,7 +96,9 @@ def _live(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
 def crash_at() -> Callable[..., Crash]:
     """Return `crash_at(name, when="after", nth=1)`, which kills a child process at the nth passage of a place."""
 
-    def at(name: str, when: Literal["before", "in", "after"] = "after", nth: int = 1) -> Crash:
+    def at(name: str, when: When = "after", nth: int = 1) -> Crash:
+        if when not in get_args(When) or nth < 1:
+            raise _invalid(f"crash_at({name!r}, {when!r}, {nth!r}) is not possible.", f"`when` is one of {', '.join(get_args(When))}; `nth` counts from 1.")
         return Crash(f"{when}:{name}:{nth}")
 
     return at
