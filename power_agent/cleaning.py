@@ -89,6 +89,13 @@ def _cleaned(event: Event, change: Cleaner) -> Event:
         raise InvalidInput(f"A {event.kind} event is nested too deeply.") from None
 
 
+def storable(value: T) -> T:
+    """Return something that is said with its texts as the log has them: to be compared with what was kept, or sent as it will be kept.
+    It is not kept so: what is kept is cleaned there, and cleaning twice would change it.
+    """
+    return _mapped(value, clean_text)  # type: ignore[no-any-return]
+
+
 def covered(value: T, cover: Cover, blobs: Mapping[str, bytes]) -> tuple[T, dict[str, bytes]]:
     """Return something that is said, and the blobs it names, without secrets. A blob is named by its content: one that changes gets
     another name, and what stands for it shows the beginning and end of what it is now.

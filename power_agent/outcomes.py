@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json, to_json, to_jsonable_python
 
 from power_agent import events as e
+from power_agent.cleaning import storable
 from power_agent.context import cut_of
 from power_agent.errors import InvalidInput, ToolError
-from power_agent.messages import Attachment, ContentPart, Text
+from power_agent.messages import Attachment, ContentPart, Text, restored
 from power_agent.secrets import UnknownSecret
 from power_agent.state import CallState
 from power_agent.uploads import Upload, taken
@@ -97,6 +98,14 @@ def _as_json(value: object) -> tuple[bytes, Any]:
     except ValueError as error:
         if "surrogates" not in str(error):
             raise
-        raw = json.dumps(to_jsonable_python(value), allow_nan=False, separators=(",", ":")).encode()
+        raw = json.dumps(_plain(value), allow_nan=False, separators=(",", ":")).encode()
         return raw, json.loads(raw)
     return raw, from_json(raw, allow_inf_nan=False)
+
+
+def _plain(value: object) -> Any:
+    """Return a value with lone surrogates in it as plain data; pydantic takes none in a key."""
+    try:
+        return to_jsonable_python(value)
+    except UnicodeError:
+        return restored(to_jsonable_python(storable(value)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from power_agent import events as e
-from power_agent.cleaning import clean
+from power_agent.cleaning import clean, storable
 from power_agent.errors import AlreadySettled, CallNotFound, InvalidInput, SettleNotAllowed
 from power_agent.limits import MAX_BLOB_BYTES
 from power_agent.messages import Call
@@ -124,9 +124,9 @@ def _said_before(decision: Decision, before: list[e.Event]) -> bool:
         case Retry():
             return any(isinstance(event, e.CallRetried) for event in before)
         case Deny(reason=reason):
-            return any(isinstance(event, e.CallDenied) and event.reason == reason for event in before)
+            return any(isinstance(event, e.CallDenied) and event.reason == storable(reason) for event in before)
         case Abort(reason=reason):
-            return any(isinstance(event, e.CallAborted) and event.reason == reason for event in before)
+            return any(isinstance(event, e.CallAborted) and event.reason == storable(reason) for event in before)
         case Result(value=value):
             return any(isinstance(event, e.CallSucceeded) and event.by is not None and _same_result(event, value) for event in before)
 

@@ -20,6 +20,7 @@ from power_agent import policy as p
 from power_agent.binding import bound_by, digest_of
 from power_agent.clock import HeldClock
 from power_agent.errors import AlreadySettled, CallNotFound, InvalidInput, SettleNotAllowed
+from power_agent.messages import restored
 from power_agent.policy.rules import Rules, rule_for
 
 
@@ -600,6 +601,33 @@ async def test_the_same_decision_again(call_that_is, state, decision):
         with pytest.raises(AlreadySettled):
             await loop.settle("s", "t1r1c1", other)
         assert await kinds(loop) == before
+
+
+ODD = "\ud800 and \U0010fffd"
+
+
+@pytest.mark.parametrize(("decision", "other"), [(Deny(ODD), Abort(ODD)), (Abort(ODD), Abort("\ud801"))], ids=["Deny", "Abort"])
+async def test_the_same_odd_words_again(make, decision, other):
+    """A reason that is not Unicode, or holds what stands for that in the log, is the same reason when it is said again."""
+    async with make([PAY, "done"], tools=[Ledger().tool], policy=asking()) as loop:
+        await loop.send("x", "s")
+        await loop.settle("s", "t1r1c1", decision)
+        before = await kinds(loop)
+        await loop.settle("s", "t1r1c1", decision)
+        assert await kinds(loop) == before
+        with pytest.raises(AlreadySettled):
+            await loop.settle("s", "t1r1c1", other)
+
+
+@pytest.mark.parametrize("value", [ODD, {ODD: 1}, [{"a": {ODD: ODD}}], (ODD,)], ids=["text", "key", "key within", "tuple"])
+async def test_an_odd_result(make, value):
+    """What is not Unicode is kept as a result wherever it stands, and is the same result when it is handed in again."""
+    async with make([[Call("survey", {"question": "?"})], "done"], tools=[survey]) as loop:
+        await loop.send("x", "s")
+        for _ in range(2):
+            await loop.settle("s", "t1r1c1", Result(value))
+        (kept,) = await loop.history("s", kinds=["call.succeeded"])
+        assert restored(kept.event.output) == (list(value) if isinstance(value, tuple) else value)
 
 
 @pytest.mark.parametrize(

@@ -717,6 +717,15 @@ async def test_lone_surrogates_survive(tmp_path):
     assert json.loads(restored(told)) == ["a\ud800b", "plain"]
 
 
+async def test_lone_surrogates_in_keys_survive(call):
+    """A mapping from broken file names is as much of an answer as a list of them."""
+
+    def sizes():
+        return {"a\ud800b": 1, "plain": {"\udfff": "\ud800"}}
+
+    assert json.loads(restored((await call(sizes)).text)) == sizes()
+
+
 def restored(text: str) -> str:
     from power_agent.messages import restore_text
 
