@@ -50,7 +50,7 @@ def parts_of(shown: Any) -> tuple[ContentPart, ...]:
     if isinstance(shown, str):
         return (Text(shown),)
     parts = (shown,) if isinstance(shown, Text | Attachment) else tuple(shown)
-    if not all(isinstance(part, Text | Attachment) for part in parts):
+    if not all(isinstance(part, Attachment) or (isinstance(part, Text) and isinstance(part.text, str)) for part in parts):
         raise TypeError(f"a provider of context says text or parts, not {shown!r:.100}")
     return parts
 

@@ -10,6 +10,7 @@ from test_compaction import Windowed, chat, dump, talk, work
 from power_agent import Attachment, Limits, ScriptedModel, StatefulAgentLoop, Text
 from power_agent import events as e
 from power_agent.limits import MAX_SURROUNDINGS_CHARACTERS
+from power_agent.messages import restore_text
 
 
 async def test_shown_last_kept_for_audit_and_not_as_history():
@@ -43,7 +44,7 @@ async def test_parts_and_nothing():
     assert model.requests[0].messages[-1].parts == (Text("go"), Text("a"), image, Text("b"))
 
 
-@pytest.mark.parametrize("bad", [lambda _: 1 / 0, lambda _: [1], lambda _: 7])
+@pytest.mark.parametrize("bad", [lambda _: 1 / 0, lambda _: [1], lambda _: 7, lambda _: Text(7)])
 async def test_a_provider_that_fails_is_passed_over(bad, caplog):
     """The turn goes on without its words, and the log of the program says so."""
     model = ScriptedModel(["done"])
@@ -51,6 +52,19 @@ async def test_a_provider_that_fails_is_passed_over(bad, caplog):
         assert (await loop.send("go")).status == "completed"
     assert model.requests[0].messages[-1].parts == (Text("go"), Text("it is noon"))
     assert "is not shown" in caplog.text
+
+
+@pytest.mark.parametrize("odd", ["a\ud800", "its own escape: \U0010fffd"], ids=["a lone surrogate", "what stands for one"])
+async def test_what_is_not_unicode_is_shown_as_it_is_kept(odd):
+    """Broken file names end no turn: what is sent is, to the letter, what the log says was sent, and means what was said."""
+    model = ScriptedModel(["one", "two"])
+    async with StatefulAgentLoop(model, store=":memory:", context=[lambda _: [Text(odd), Attachment("image/png", url=f"https://example.org/{odd}")]]) as loop:
+        for _ in range(2):
+            assert (await loop.send("go", "s")).status == "completed"
+        for kept, request in zip(await loop.history("s", kinds=["model.asked"]), model.requests, strict=True):
+            text, image = kept.event.context
+            assert request.messages[-1].parts[-2:] == (text, image)
+            assert (restore_text(text.text), restore_text(image.url)) == (odd, f"https://example.org/{odd}")
 
 
 async def test_bounded():

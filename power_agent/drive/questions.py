@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from power_agent import events as e
+from power_agent.cleaning import storable
 from power_agent.compaction import Compactor
 from power_agent.context import render
 from power_agent.drive.attempts import Attempts, answered, attempts_of
@@ -166,7 +167,7 @@ class Questions:
         return ModelRequest(
             model=asked.model,
             system=config.system,
-            messages=with_surroundings(context.messages, asked.context),
+            messages=with_surroundings(context.messages, storable(asked.context)),
             tools=self._specs(state),
             settings=config.settings,
             session=state.session,
