@@ -64,8 +64,8 @@ async def decision_fact(store: Store, state: SessionState, call_id: str, decisio
         hint = "Decisions come from power_agent itself: from power_agent import Approve, Deny, Retry, Result, Abort."
         raise InvalidInput(f"{kind.__module__}.{kind.__qualname__} is no decision about a call.", hint=hint)
     call = state.calls.get(call_id)
-    before = [event for record in await store.read(state.session, kinds=_KINDS) if (event := opened(record).event) and e.call_of(event) == call_id]
     if call is None or call.resolved:
+        before = await _decisions(store, state, call_id)
         if not before:
             raise CallNotFound(f"Session {state.session!r} has no call {call_id!r}.", session=state.session, call=call_id, hint=_who_is_there(state))
         return _again(state, call_id, decision, before)
@@ -75,7 +75,7 @@ async def decision_fact(store: Store, state: SessionState, call_id: str, decisio
     place = "external" if call.place == "waiting" and call.external else call.place
     if type(decision) in ALLOWED.get(place, ()):
         return _fact(state, call, decision, by)
-    if _said_before(decision, before):
+    if _said_before(decision, await _decisions(store, state, call_id)):
         return NOTHING
     if call.place == "approved":
         raise AlreadySettled(f"Call {call_id} was approved already.", session=state.session, call=call_id)
@@ -85,6 +85,11 @@ async def decision_fact(store: Store, state: SessionState, call_id: str, decisio
 
 
 _KINDS = ("call.approved", "call.denied", "call.retried", "call.succeeded", "call.failed", "call.aborted")
+
+
+async def _decisions(store: Store, state: SessionState, call_id: str) -> list[e.Event]:
+    """Return what was decided about a call before, and how it ended."""
+    return [event for record in await store.read(state.session, kinds=_KINDS) if (event := opened(record).event) and e.call_of(event) == call_id]
 
 
 def _fact(state: SessionState, call: CallState, decision: Decision, by: str) -> Done:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from power_agent import events as e
 from power_agent.chain import secret_of
@@ -22,7 +23,7 @@ from power_agent.cleaning import Clean, Cleaner, check_id, clean, covered
 from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionExists, SessionNotFound, StoreDamaged
 from power_agent.events import Envelope, Event
 from power_agent.hooks import Hooks
-from power_agent.limits import MAX_LIVE_STATES, SNAPSHOT_EVENTS
+from power_agent.limits import MAX_LIVE_STATES, MAX_SEEN_STATES, SNAPSHOT_EVENTS
 from power_agent.ports import Append, Chance, Clock, DeadCheck, Fact, Kept, Place, Record, SessionRow, Store
 from power_agent.secrets import Secrets
 from power_agent.state import FOLD, SessionState, evolve, fold, freeze, thaw
@@ -30,6 +31,10 @@ from power_agent.state import FOLD, SessionState, evolve, fold, freeze, thaw
 _log = logging.getLogger("power_agent")
 T = TypeVar("T")
 NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
+Report = tuple[Sequence[Event], Mapping[str, bytes]]
+"""Facts, and the blobs they name."""
+Choice = Callable[[SessionState], Awaitable[Report]]
+"""Says what there is to report as a session stands; perhaps nothing."""
 
 
 class Draft:
@@ -75,6 +80,8 @@ class Sink:
         self._told: dict[str, int] = {}
         self._cached_at: dict[str, tuple[int, int]] = {}
         self._under_way: dict[str, asyncio.Future[Kept]] = {}
+        self._seen: dict[str, SessionState] = {}
+        self._reporting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def owner(self) -> str:
@@ -124,7 +131,7 @@ class Sink:
         """
         while True:
             row = await self.row(session)
-            state, known = known or await self.load(session), None
+            state, known = known or await self.look(session), None
             if row.erased or state.erased or state.hollow:  # perhaps a moment after its row was read
                 raise SessionErased(f"Session {session!r} was erased.", session=session)
             if row.owner == self._owner:
@@ -177,9 +184,25 @@ class Sink:
             raise IllegalMove(f"Only the owner of {state.session!r} may record {', '.join(strange)}.", session=state.session, kind=strange[0], place=state.place)
         return await self._written(Draft(state, state.session, None), events, blobs=blobs)
 
+    async def reported(self, session: str, choose: Choice) -> SessionState:
+        """Report facts until they are kept, however busy the session is; returns the state after them. Who was not quick enough folds what
+        came meanwhile and chooses anew. Within a process one at a time: of many at once only one could be kept.
+        """
+        lock = self._reporting.setdefault(session, asyncio.Lock())
+        async with lock:
+            state = await self.look(session)
+            while True:
+                facts, blobs = await choose(state)
+                if not facts:
+                    return state
+                try:
+                    return self._saw(await self.report(state, facts, blobs=blobs))
+                except HeadMoved as moved:
+                    state = self._saw(await self._upto(moved.head, state))
+
     async def erase(self, state: SessionState, reason: str, by: str | None = None) -> SessionState:
         """Destroy the contents of a session, lawfully and visibly."""
-        after = await self._written(self.draft(state), (e.SessionErased(reason=reason, by=by),))
+        after = self._saw(await self._written(self.draft(state), (e.SessionErased(reason=reason, by=by),)))
         await self._store.scrub()
         return after
 
@@ -285,9 +308,29 @@ class Sink:
         """Fold a session, up to now or to any seq."""
         row = await self.row(session)
         state = await self._cached(session, at)
-        state = _folded(await self._store.read(session, after=state.seq, upto=at), state)
-        if at is None and state.seq < row.head:  # else whoever looks again for what moved would look for ever
-            raise StoreDamaged(f"Session {session!r} ends with event {state.seq}, but its row says {row.head}.", path="")
+        if at is None:
+            return await self._upto(row.head, state)
+        return _folded(await self._store.read(session, after=state.seq, upto=at), state)
+
+    async def look(self, session: str) -> SessionState:
+        """Return the state now, like `load`; but who looks again pays only for what came since the last look here."""
+        row = await self.row(session)
+        state = self._seen.get(session) or await self._cached(session, None)
+        return self._saw(state if state.seq >= row.head else await self._upto(row.head, state))
+
+    def _saw(self, state: SessionState) -> SessionState:
+        """Remember a state for the next look."""
+        self._seen.pop(state.session, None)
+        self._seen[state.session] = state
+        if len(self._seen) > MAX_SEEN_STATES:
+            self._seen.pop(next(iter(self._seen)))
+        return state
+
+    async def _upto(self, head: int, state: SessionState) -> SessionState:
+        """Fold what came behind a state, which goes at least to the head that its row told."""
+        state = _folded(await self._store.read(state.session, after=state.seq), state)
+        if state.seq < head:  # else whoever looks again for what moved would look for ever
+            raise StoreDamaged(f"Session {state.session!r} ends with event {state.seq}, but its row says {head}.", path="")
         return state
 
     async def catch_up(self, state: SessionState) -> SessionState:

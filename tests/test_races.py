@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from processes import PROMPT_SECONDS
 
 from power_agent import Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, tool
-from power_agent.errors import SessionClosed, SessionErased, StoreClosed
+from power_agent.errors import InputRefused, SessionClosed, SessionErased, StoreClosed
 from power_agent.guards import guard
 from power_agent.policy import Refuse
 from power_agent.ports import Append, Kept, Record
@@ -185,6 +186,88 @@ async def test_a_turn_begun_while_we_take_the_session(tmp_path):
         assert sorted((await inputs(second)).values()) == ["one", "three", "two"]
 
 
+# -- facts from outside ------------------------------------------------------------------------------------------------
+
+
+@guard("input")
+def stern(incoming: Any) -> Any:
+    """Take no bad words."""
+    return Refuse("bad word") if "bad" in incoming.parts[0].text else None
+
+
+REPORTS = {
+    "cancel": ("cancel.asked", lambda loop: loop.cancel("s")),
+    "settle": ("call.succeeded", lambda loop: loop.settle("s", "t1r31c1", Result("it came"))),
+    "leave": ("input.received", lambda loop: loop.send("by the way", "s", when_busy="queue", wait=False)),
+    "refuse": ("guard.decided", lambda loop: loop.send("bad", "s")),
+    "abort": ("turn.ended", lambda loop: loop.abort_pending("s", reason="enough")),
+}
+
+
+@pytest.mark.parametrize("verb", REPORTS)
+async def test_who_was_not_quick_enough_reads_what_came_and_no_more(tmp_path, verb):
+    """A turn in progress adds facts faster than its past can be read again: whoever would do that would never be kept."""
+
+    @tool(external=True)
+    def wait() -> None:
+        """Wait for somebody."""
+
+    kind, report = REPORTS[verb]
+    path, model = tmp_path / "log.db", ScriptedModel(lambda request: [Call("wait" if request.replies == 30 else "look")])
+    options = {"tools": [look, wait], "limits": Limits(max_same_calls=None, max_rounds_without_progress=None)}
+    async with Between(path) as store, StatefulAgentLoop(model, store=path, **options) as first, StatefulAgentLoop(model, store=store, guards=[stern], **options) as second:
+        assert (await first.send("go", "s")).status == "waiting"
+        assert (await store.find("s")).head > 100
+        tries, read = list[int](), store.read
+
+        async def counting(session: str, **what: Any) -> list[Record]:
+            records = await read(session, **what)
+            tries[-1] += len(records)
+            return records
+
+        async def quicker() -> None:
+            tries.append(0)
+            store.appending = (kind, quicker) if len(tries) <= 5 else None
+            await first.send("one more", "s", when_busy="queue", wait=False)
+
+        store.appending, store.read = (kind, quicker), counting
+        tries.append(0)
+        with contextlib.suppress(InputRefused):
+            await report(second)
+        kinds = [kept.kind for kept in await first.history("s")]
+        assert kind in kinds[-6:]
+        assert kinds.count("input.received") == 6 + (verb == "leave")
+        assert max(tries[1:-1]) < 10
+
+
+async def test_of_many_who_report_at_once_one_comes_after_the_other(tmp_path):
+    """Only one of them can be kept at a head: the others wait for their turn and do not try in vain."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: object) -> str:
+        asked.set()
+        await go.wait()
+        return "done"
+
+    async with Between(tmp_path / "log.db") as store, make(store, slow) as loop:
+        sending = asyncio.ensure_future(loop.send("go", "s"))
+        await asked.wait()
+        appended, append = 0, store.append
+
+        async def counting(request: Append) -> Kept:
+            nonlocal appended
+            appended += 1
+            return await append(request)
+
+        store.append = counting
+        await asyncio.gather(*(loop.send(f"{number}", "s", when_busy="queue", wait=False) for number in range(20)))
+        assert appended == 20
+        go.set()
+        await sending
+        await rest(loop)
+        assert (await loop.state("s")).turns == 21
+
+
 # -- ending ------------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +428,7 @@ async def test_an_input_left_a_moment_before_the_session_is_given_up(tmp_path):
     async with StatefulAgentLoop(model, tools=[wait], store=tmp_path / "agent.db") as loop, StatefulAgentLoop(model, tools=[wait], store=tmp_path / "agent.db") as other:
         assert (await loop.send("go", "s")).status == "waiting"
         state, release = await loop._sink.claim("s"), loop._store.release
-        drive = loop._new_drive(state, False)
+        drive = loop._new_drive(state)
 
         async def slow(session: str, epoch: int) -> None:
             loop._store.release = release

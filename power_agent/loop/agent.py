@@ -22,7 +22,6 @@ from power_agent.compaction import Compactor
 from power_agent.context import render
 from power_agent.drive import Drive
 from power_agent.errors import (
-    HeadMoved,
     InvalidInput,
     InvalidSessionId,
     KeyNeedsSession,
@@ -52,7 +51,7 @@ from power_agent.report import ContextReport
 from power_agent.results import PendingCall, TurnResult, pending_of
 from power_agent.secrets import Secret, Secrets, journal
 from power_agent.settling import Decision, decision_fact
-from power_agent.sink import Sink, opened
+from power_agent.sink import Report, Sink, opened
 from power_agent.state import SessionState
 from power_agent.store import SQLiteStore
 from power_agent.surroundings import Provider, providing
@@ -359,17 +358,14 @@ class StatefulAgentLoop:
         The same decision again changes nothing; another one raises `AlreadySettled`.
         """
         name, call_id, decision = _checked(session_id), _call_id(call_id), self._sink.covered(decision)[0]
-        while True:
-            state = await self._sink.load(name)
+
+        async def decided(state: SessionState) -> Report:
             done = await decision_fact(self._store, state, call_id, decision, by, self._clock.now())
-            if not done.facts:
-                return pending_of(state)
-            try:
-                state = await self._sink.report(state, done.facts, blobs=done.blobs)
-            except HeadMoved:
-                continue
-            self._desk.notice(name)
-            return pending_of(state)
+            return done.facts, done.blobs
+
+        state = await self._sink.reported(name, decided)
+        self._desk.notice(name)
+        return pending_of(state)
 
     async def abort_pending(self, session_id: str, *, reason: str, call_ids: Collection[str] | None = None, by: str = "a person") -> list[PendingCall]:
         """End all unresolved calls and the open turn in one commit, so that the session can be sent to again.
@@ -386,18 +382,16 @@ class StatefulAgentLoop:
         A living owner obeys; where there is none the turn is ended here, as far as no call is in doubt.
         """
         name = _checked(session_id)
-        while True:
-            state = await self._sink.load(name)
-            if state.turn is None:
-                return False
-            if state.cancel is None:
-                try:
-                    await self._sink.report(state, (e.CancelAsked(reason=reason, by=by),))
-                except HeadMoved:
-                    continue
-                self._desk.notice(name)
-            await self._intake.wind_up(name)
-            return True
+
+        async def asked(state: SessionState) -> Report:
+            return () if state.turn is None or state.cancel is not None else (e.CancelAsked(reason=reason, by=by),), {}
+
+        state = await self._sink.reported(name, asked)
+        if state.turn is None:
+            return False
+        self._desk.notice(name)
+        await self._intake.wind_up(name)
+        return True
 
     async def compact(self, session_id: str, *, by: str | None = None) -> bool:
         """Make the context of a session that is between turns smaller now; True when it was. What is folded away stays in the log."""

@@ -42,7 +42,7 @@ from power_agent.messages import Attachment, ContentPart, OutputShape, Text
 from power_agent.policy import Change, Refuse
 from power_agent.ports import Clock, Model, SessionRow, Store
 from power_agent.results import TurnResult, pending_of, result_of
-from power_agent.sink import Sink, opened
+from power_agent.sink import Report, Sink, opened
 from power_agent.state import SessionState
 from power_agent.uploads import Upload, taken
 from power_agent.word import Word, replace, word
@@ -147,17 +147,14 @@ class Intake:
 
     async def _keep_refusal(self, name: str, decided: e.GuardDecided) -> None:
         """Keep that an input was refused, in the session it was meant for if there is one."""
-        while await self._store.find(name) is not None:
-            state = await self._sink.load(name)
-            if state.closed or state.erased:
-                return
-            try:
-                await self._sink.report(state, (decided,))
-            except HeadMoved:
-                continue
+
+        async def unless_over(state: SessionState) -> Report:
+            return () if state.closed or state.erased else (decided,), {}
+
+        if await self._store.find(name) is not None:
+            await self._sink.reported(name, unless_over)
             self._desk.live.pop(name, None)  # what is remembered is not the head any more
             self._desk.notice(name)
-            return
 
     async def _once(self, order: Order, *, wait: bool, detached: bool) -> TurnResult | None:
         """Try to place an input where the session stands now; None: it stands elsewhere, look again."""
@@ -275,32 +272,32 @@ class Intake:
 
     async def _leave(self, order: Order, *, busy: bool) -> int | None:
         """Keep an input behind a turn that is open. None: it is not any more, or the key is taken; look again."""
-        while True:
-            work = self._desk.working(order.session)
-            if work is not None and await self._store.find(order.session) is None:
-                await work.kept.wait()  # it is being created here
-                return None
-            state = await self._sink.load(order.session)
+        name = order.session
+        mode: e.Mode = "queue" if order.when_busy == "queue" else "steer"
+        said = e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by, output=order.output)
+        work = self._desk.working(name)
+        if work is not None and await self._store.find(name) is None:
+            await work.kept.wait()  # it is being created here
+            return None
+
+        async def behind(state: SessionState) -> Report:
             if state.erased:
-                raise SessionErased(f"Session {order.session!r} was erased.", session=order.session)
+                raise SessionErased(f"Session {name!r} was erased.", session=name)
             if state.closed:
-                raise SessionClosed(f"Session {order.session!r} is closed.", session=order.session)
-            row = await self._store.find(order.session)
+                raise SessionClosed(f"Session {name!r} is closed.", session=name)
+            row = await self._store.find(name)
             held = row is not None and self._held(row)
             if held != busy or (state.turn is None and not held):
-                return None
-            mode: e.Mode = "queue" if order.when_busy == "queue" else "steer"
-            try:
-                after = await self._sink.report(
-                    state, (*(order.decisions or ()), e.InputReceived(parts=order.parts, key=order.key, mode=mode, by=order.by, output=order.output)), blobs=order.blobs
-                )
-            except HeadMoved:
-                continue
-            except KeyConflict:
-                return None
-            self._desk.notice(order.session)
-            _place(order, after.seq)
-            return after.seq
+                raise _LookAgain
+            return (*(order.decisions or ()), said), order.blobs
+
+        try:
+            after = await self._sink.reported(name, behind)
+        except (_LookAgain, KeyConflict):
+            return None
+        self._desk.notice(name)
+        _place(order, after.seq)
+        return after.seq
 
     async def _left(self, order: Order, seq: int, *, wait: bool) -> TurnResult:
         """Wait for what comes of an input that was left behind somebody else's turn."""
