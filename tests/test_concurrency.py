@@ -455,10 +455,10 @@ async def test_a_turn_that_begins_while_it_is_looked_for(tmp_path, gate, monkeyp
     async with make(tmp_path, gate) as owner, make(tmp_path, gate) as other:
         first = asyncio.ensure_future(owner.send("work", "s"))
         await gate.reached()
-        load = other._sink.load
+        look = other._sink.look
 
-        async def late(name, **more):
-            state = await load(name, **more)
+        async def late(name):
+            state = await look(name)
             while gate.go.exists() and (await kinds(owner)).count("call.started") < 2:
                 await asyncio.sleep(0.01)
             return state
@@ -466,13 +466,44 @@ async def test_a_turn_that_begins_while_it_is_looked_for(tmp_path, gate, monkeyp
         waiting = asyncio.ensure_future(other.send("hold", "s", when_busy="queue"))
         while (await kinds(owner)).count("input.received") < 2:
             await asyncio.sleep(0.01)
-        monkeypatch.setattr(other._sink, "load", late)
+        monkeypatch.setattr(other._sink, "look", late)
         gate.go.touch()
         await first
         while (await kinds(owner)).count("call.started") < 2:
             await asyncio.sleep(0.01)
         gate.let_go.touch()
         assert (await asyncio.wait_for(waiting, PROMPT_SECONDS)).status == "completed"
+
+
+async def test_who_waits_reads_what_came_and_no_more(tmp_path, gate, monkeypatch):
+    """However long the past is, and however often the log is looked at."""
+    async with at_work(tmp_path, gate) as (_, sending), make(tmp_path, gate) as other:
+        looks, told, find, read = 0, list[int](), other.store.find, other.store.read
+
+        async def counted(name):
+            nonlocal looks
+            looks += 1
+            return await find(name)
+
+        async def heard(*args, **more):
+            records = await read(*args, **more)
+            told.extend(record.seq for record in records)
+            return records
+
+        waiting = asyncio.ensure_future(other.send("two", "s", when_busy="queue"))
+        while (await kinds(other)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        head = (await find("s")).head
+        monkeypatch.setattr(other.store, "find", counted)
+        monkeypatch.setattr(other.store, "read", heard)
+        async with asyncio.timeout(PROMPT_SECONDS):
+            while looks < 20:
+                await asyncio.sleep(0.01)
+        assert told == []
+        gate.go.touch()
+        await sending
+        assert (await waiting).text.endswith("two")
+        assert told.count(head + 1) == 1
 
 
 @pytest.mark.parametrize("mode", ["queue", "steer"])

@@ -213,7 +213,7 @@ class Intake:
             if self._desk.closing or not work.is_kept or not work.task.cancelled() or _being_cancelled():
                 raise
             return await self._standing(work.session, work.input_seq)  # whoever waited for the turn before ours interrupted it
-        number = (await self._turn_of(work.session, work.input_seq)) if work.input_seq else work.turn or state.turns
+        number = (await self._turn_of(state, work.input_seq)) if work.input_seq else work.turn or state.turns
         return await result_of(self._store, state, number, work.input_seq)
 
     async def _take_in(self, order: Order, work: Work) -> SessionState:
@@ -242,7 +242,7 @@ class Intake:
                 return await self._sink.open(self._config(), name)
             except SessionExists:
                 return await self._between_turns(name)
-        state = await self._sink.load(name)
+        state = await self._sink.look(name)
         if state.closed:
             raise SessionClosed(f"Session {name!r} is closed.", session=name)
         if state.turn is not None:
@@ -311,7 +311,8 @@ class Intake:
 
     async def _again(self, name: str, seq: int, *, wait: bool) -> TurnResult:
         """Say what came of an input that is sent once more. One that no turn has taken is taken now, if nobody is at work and no turn open."""
-        row, number, state = await self._store.find(name), await self._turn_of(name, seq), await self._sink.load(name)
+        row, state = await self._store.find(name), await self._sink.look(name)
+        number = await self._turn_of(state, seq)
         if state.closed and not number:
             raise SessionClosed(f"Session {name!r} was closed before this input (event {seq}) had its turn.", session=name)
         idle = row is not None and row.head == state.seq and not self._held(row) and self._desk.working(name) is None
@@ -324,6 +325,7 @@ class Intake:
 
     async def awaited(self, name: str, seq: int, *, take_over: bool = False) -> TurnResult:
         """Wait for the end of the turn that takes an input, whoever drives it; with `take_over`, drive it when nobody living does."""
+        number = 0
         while True:
             work = self._desk.working(name)
             if work is not None:
@@ -332,8 +334,8 @@ class Intake:
                     return result
                 continue
             row = await self._store.find(name)
-            number = await self._turn_of(name, seq)
-            state = await self._sink.load(name)  # after the number: a turn that is not open in it has ended, not just begun
+            state = await self._sink.look(name)
+            number = number or await self._turn_of(state, seq)
             if number and (state.turn is None or state.turn.number != number):
                 return await result_of(self._store, state, number, seq)
             if row is None or self._held(row):
@@ -369,7 +371,7 @@ class Intake:
         row = await self._store.find(name)
         if row is None or self._held(row) or self._desk.working(name) is not None:
             return
-        step = decide(await self._sink.load(name), self._clock.now())
+        step = decide(await self._sink.look(name), self._clock.now())
         if isinstance(step, Wait) and step.why == "person":
             return
         with contextlib.suppress(SessionBusy):  # somebody was quicker, and obeys
@@ -417,8 +419,8 @@ class Intake:
 
     async def _standing(self, name: str, seq: int) -> TurnResult:
         """Say where an input stands, without waiting."""
-        state = await self._sink.load(name)
-        return await result_of(self._store, state, await self._turn_of(name, seq), seq)
+        state = await self._sink.look(name)
+        return await result_of(self._store, state, await self._turn_of(state, seq), seq)
 
     async def _seen(self, order: Order) -> int | None:
         """Return where the input was kept that came before under the same key."""
@@ -441,9 +443,11 @@ class Intake:
             await self._clock.sleep(LOOK_SECONDS / 2)
         return False
 
-    async def _turn_of(self, name: str, input_seq: int) -> int:
-        """Return the number of the turn that took an input; 0 when none has."""
-        for record in await self._store.read(name, after=input_seq, kinds=("turn.started", "model.asked")):
+    async def _turn_of(self, state: SessionState, input_seq: int) -> int:
+        """Return the number of the turn that took an input; 0 when none has, as the session stands."""
+        if any(item.seq == input_seq for item in state.inputs):
+            return 0
+        for record in await self._store.read(state.session, after=input_seq, upto=state.seq, kinds=("turn.started", "model.asked")):
             event = opened(record).event
             if isinstance(event, e.TurnStarted | e.ModelAsked) and input_seq in event.inputs:
                 return event.turn
