@@ -584,6 +584,40 @@ def test_sigterm_leaves_a_resumable_session(tmp_path, gate):
     asyncio.run(after())
 
 
+@contextlib.asynccontextmanager
+async def compacting(folder: Path) -> AsyncIterator[tuple[StatefulAgentLoop, asyncio.Task, asyncio.Event]]:
+    """A loop that is in the middle of making the context of a session smaller, what does that, and what lets it go on."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def answer(request):
+        if request.purpose == "summary":
+            asked.set()
+            await go.wait()
+            return "What was said."
+        return "word " * 300
+
+    async with StatefulAgentLoop(ScriptedModel(answer), store=folder / "agent.db") as loop:
+        for _ in range(5):
+            await loop.send("word " * 200, "s")
+        making = asyncio.ensure_future(loop.compact("s"))
+        await asyncio.wait_for(asked.wait(), PROMPT_SECONDS)
+        yield loop, making, go
+
+
+async def test_of_many_who_wait_one_takes_up(tmp_path):
+    """Whoever held the session gives it up; one of those who wait drives, and none of them is told that it is busy."""
+    async with compacting(tmp_path) as (loop, making, go):
+        waiting = [asyncio.ensure_future(loop.send(f"order {number}", "s", when_busy="queue")) for number in range(6)]
+        while (await kinds(loop)).count("input.received") < 11:
+            await asyncio.sleep(0.01)
+        go.set()
+        results = await asyncio.wait_for(asyncio.gather(*waiting), PROMPT_SECONDS)
+        assert [result.status for result in results] == ["completed"] * 6
+        assert sorted(result.turn for result in results) == [6, 7, 8, 9, 10, 11]
+        assert await making
+        await verified(loop)
+
+
 async def test_two_loops_on_one_file_in_one_process(tmp_path, gate):
     """They share the writer and fight for the session as two processes would; what one queues the other drives."""
     async with at_work(tmp_path, gate) as (one, first), make(tmp_path, gate) as two:

@@ -349,6 +349,8 @@ class Intake:
 
     async def _taken_over(self, name: str, seq: int | None, *, unpark: bool = False) -> None:
         """Drive a session that nobody living drives; what goes wrong with it goes wrong here, but for somebody who was quicker."""
+        if self._desk.working(name) is not None:  # somebody here was quicker
+            return
         work = self._desk.begin(name, partial(self.go_on, unpark=unpark))
         await work.over(seq)
         failed = work.task.exception() if work.task is not None and work.task.done() and not work.task.cancelled() else None
