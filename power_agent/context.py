@@ -20,6 +20,7 @@ DENIED = "Denied by {by}: {reason}. It was not run."
 ABORTED_BEFORE = "Aborted by {by}: {reason}. It was not run."
 ABORTED_AFTER = "Aborted by {by}: {reason}. It may have taken effect; check before repeating."
 MAY_HAVE_HAPPENED = "It may have taken effect."
+AN_EARLIER_MAY_HAVE = "That is so of the last attempt; an earlier one may have taken effect."
 LEFT_BEHIND = "Not carried into this branch. It may have taken effect."
 NO_OUTPUT = "(no output)"
 CUT = "{head}\n[… {left} of {size} bytes left out …]\n{tail}"
@@ -173,8 +174,11 @@ def _sentence(call: CallState, outcome: Outcome) -> str:
     if call.place == "aborted":
         return (ABORTED_AFTER if outcome.touched else ABORTED_BEFORE).format(by=by, reason=reason)
     said = _cut(outcome) or (outcome.failure and outcome.failure.message) or "It failed."
-    untouched = outcome.failure is not None and outcome.failure.details.get("untouched")
-    return said if outcome.harmless or untouched or not outcome.touched else f"{said} {MAY_HAVE_HAPPENED}"
+    if outcome.harmless or not outcome.touched:
+        return said
+    if outcome.failure is None or not outcome.failure.details.get("untouched"):
+        return f"{said} {MAY_HAVE_HAPPENED}"
+    return said if call.attempt == 1 else f"{said} {AN_EARLIER_MAY_HAVE}"  # a tool gives its word for the attempt that it made
 
 
 def _value(outcome: Outcome) -> tuple[ContentPart, ...]:

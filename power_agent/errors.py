@@ -329,7 +329,7 @@ class OwnershipLost(LogError):
 
 class ToolError(PowerAgentError):
     """What a tool was asked for, or gave back, cannot be used. `untouched` is the tool's word that nothing happened: raised from a
-    running tool, it keeps the model from being told that it may have.
+    running tool, it keeps the model from being told that this attempt may have.
     """
 
     code = "tool"

@@ -28,7 +28,7 @@ from power_agent.guards import AnyGuard, settled
 from power_agent.limits import PROBE_SECONDS
 from power_agent.messages import Call
 from power_agent.offer import offered, too_late
-from power_agent.outcomes import Done, failed, lost, succeeded, untouched
+from power_agent.outcomes import NOT_RUN, Done, failed, lost, succeeded, untouched
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
 from power_agent.secrets import Secrets, UnknownSecret
@@ -43,7 +43,7 @@ STOPPED = "It was stopped because the turn was cancelled."
 FROM_WITHIN = "It was cancelled from within, without an outcome."
 UNBOUND = Deny("The tool cannot tell what it would depend on.", "unbound")
 TOO_LONG = "It took longer than {seconds:g} s."
-CHANGED = "{tool} changed after it was decided that it may run. It was not run."
+CHANGED = f"{{tool}} changed after it was decided that it may run. {NOT_RUN}"
 LATE = "its own thread, after the time limit"
 
 
@@ -132,7 +132,7 @@ class Executor:
         made = call.call
         wrong = self._wrong(state, made, tool)
         if wrong is not None:
-            return e.CallAborted(call=made.id, by="power_agent", reason=wrong.message)
+            return e.CallAborted(call=made.id, by="power_agent", reason=wrong.message.removesuffix(f" {NOT_RUN}"))
         if isinstance(verdict, Deny):
             return e.CallAborted(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
         return e.CallApprovalAsked(call=made.id, rule=call.rule or verdict.rule, digest=digest, question=getattr(tool, "difference", None) or call.question)
@@ -169,7 +169,7 @@ class Executor:
         try:
             self._secrets.check(made.arguments, _may_have(tool))
         except UnknownSecret as error:
-            return e.Failure(code="unknown_secret", message=f"{error} It was not run.")
+            return e.Failure(code="unknown_secret", message=f"{error} {NOT_RUN}")
         return None
 
     def _start(self, state: SessionState, call: CallState, tool: Tool, digest: str) -> e.CallStarted:

@@ -18,6 +18,8 @@ from power_agent.secrets import UnknownSecret
 from power_agent.state import CallState
 from power_agent.uploads import Upload, taken
 
+NOT_RUN = "It was not run."
+
 
 class Done(NamedTuple):
     """What came of an effect: facts, and the blobs they refer to."""
@@ -47,8 +49,9 @@ def failed(call: CallState, error: BaseException, by: str | None = None) -> Done
 
 
 def untouched(call: CallState, error: Exception) -> Done:
-    """Say that a call failed before anything was touched."""
-    failure = e.Failure(code="unknown_secret" if isinstance(error, UnknownSecret) else "bad_arguments", message=f"{error} It was not run.", details={"untouched": True})
+    """Say that a call failed before this attempt of it touched anything."""
+    message = str(error) if NOT_RUN in str(error) else f"{error} {NOT_RUN}"
+    failure = e.Failure(code="unknown_secret" if isinstance(error, UnknownSecret) else "bad_arguments", message=message, details={"untouched": True})
     return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure),))
 
 

@@ -159,11 +159,13 @@ def started(recovery: e.Recovery = "ask") -> e.CallStarted:
     return e.CallStarted(call=T1, recovery=recovery)
 
 
-def failed(failure: e.Failure = FAILURE, cut: e.Cut | None = None) -> e.CallFailed:
-    return e.CallFailed(call=T1, failure=failure, cut=cut)
+def failed(failure: e.Failure = FAILURE, cut: e.Cut | None = None, attempt: int = 1) -> e.CallFailed:
+    return e.CallFailed(call=T1, failure=failure, cut=cut, attempt=attempt)
 
 
 DOUBTED = e.CallDoubted(call=T1, attempt=1, reason="the process died")
+AGAIN = (DOUBTED, e.CallRetried(call=T1, by="ann"), e.CallStarted(call=T1, attempt=2))
+UNTOUCHED = e.Failure(code="tool", message="The bank was not called.", details={"untouched": True})
 SENTENCES: dict[str, tuple[tuple[e.Event, ...], str]] = {
     "denied": ((ASKED, e.CallDenied(call=T1, by="ann", reason="too much")), "Denied by ann: too much. It was not run."),
     "denied by a rule": ((e.CallDenied(call=T1, by="rule 3", reason="Not on Sundays."),), "Denied by rule 3: Not on Sundays. It was not run."),
@@ -183,6 +185,12 @@ SENTENCES: dict[str, tuple[tuple[e.Event, ...], str]] = {
     "failed, probe": ((started("probe"), failed()), "It broke. It may have taken effect."),
     "failed, rerun": ((started("rerun"), failed()), "It broke."),
     "failed before": ((e.CallFailed(call=T1, failure=e.Failure(code="unknown_tool", message="There is no tool 'charge'.")),), "There is no tool 'charge'."),
+    "failed, untouched": ((started(), failed(UNTOUCHED)), "The bank was not called."),
+    "failed, the second attempt untouched": (
+        (started(), *AGAIN, failed(UNTOUCHED, attempt=2)),
+        "The bank was not called. That is so of the last attempt; an earlier one may have taken effect.",
+    ),
+    "failed, the second attempt": ((started(), *AGAIN, failed(attempt=2)), "It broke. It may have taken effect."),
     "failed, handed in": ((started(), DOUBTED, e.CallFailed(call=T1, failure=FAILURE, by="ann")), "It broke. It may have taken effect."),
     "failed with much output": ((started(), failed(cut=CUT)), "häd\n[… 12 of 20 bytes left out …]\ntail It may have taken effect."),
     "failed with much output, rerun": ((started("rerun"), failed(cut=CUT)), "häd\n[… 12 of 20 bytes left out …]\ntail"),

@@ -25,7 +25,7 @@ from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 from power_agent import Abort, Approve, Call, DidNotHappen, Happened, Result, Retry, ScriptedModel, StatefulAgentLoop, ToolContext, Unknown, failpoints, tool
 from power_agent import policy as p
 from power_agent.context import render
-from power_agent.errors import AlreadySettled
+from power_agent.errors import AlreadySettled, ToolError
 from power_agent.testing.plugin import Crash
 
 CLASSES = ("rerun", "keyed", "probe", "ask")
@@ -320,6 +320,47 @@ def test_the_stricter_promise_counts(tmp_path, recorded, today):
     probed = today == "probe" and recorded != "ask"
     assert status == ("completed" if again or probed else "waiting")
     assert Counter(line.split()[0] for line in journal.lines) == Counter({"pay": 1 + again, "probe": int(probed)}) + Counter()
+
+
+def test_a_second_attempt_speaks_for_itself(tmp_path):
+    """A second attempt that touched nothing says nothing about the first, which took effect: the model is told both."""
+    journal = killed_in_pay(tmp_path, "keyed")
+
+    @tool(recovery="keyed")
+    def pay(to: str) -> str:
+        raise ToolError(f"{to}'s bank was not called.", untouched=True)
+
+    async def second_life():
+        model = ScriptedModel([TWO, "done"])
+        async with make(tmp_path, model, tools=[pay]) as loop:
+            assert (await loop.resume("s")).status == "completed"
+            assert told(model) == ["Ada's bank was not called. That is so of the last attempt; an earlier one may have taken effect."]
+
+    asyncio.run(second_life())
+    assert [line.split()[0] for line in journal.lines] == ["pay"]
+
+
+def test_a_second_attempt_with_arguments_that_no_longer_fit(tmp_path):
+    """A person lets it run again, and the tool's parameters have another name: this attempt is not run, said once, and the first one may have been."""
+    journal = killed_in_pay(tmp_path, "ask")
+
+    @tool
+    def pay(whom: str) -> str:
+        raise AssertionError(whom)
+
+    async def second_life():
+        model = ScriptedModel([TWO, "done"])
+        async with make(tmp_path, model, tools=[pay]) as loop:
+            await loop.resume("s")
+            await loop.settle("s", "t1r1c1", Retry(), by="ada")
+            assert (await loop.resume("s")).status == "completed"
+            (said,) = told(model)
+            assert said.startswith("Wrong arguments for pay: ")
+            assert said.endswith("Expected: whom: string. It was not run. That is so of the last attempt; an earlier one may have taken effect.")
+            assert said.count("not run") == 1
+
+    asyncio.run(second_life())
+    assert [line.split()[0] for line in journal.lines] == ["pay"]
 
 
 def test_retry_with_a_tool_that_is_gone(tmp_path):
