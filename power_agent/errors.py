@@ -224,9 +224,15 @@ class SessionBusy(SessionError):
 
     code = "session_busy"
     retryable = True
-    default_hint = 'Wait, or send with when_busy="queue" or "steer".'
+    default_hint = 'Wait, or ask for the end of its turn with cancel(); what is sent can wait there too, with when_busy="queue" or "steer".'
     owner: str
     deadline: int
+
+
+def holder(owner: str | None) -> str:
+    """Name an owner as people know it, by its process: `boot id/pid namespace/pid/…` is for programs."""
+    parts = (owner or "").split("/")
+    return f"process {parts[2]}" if len(parts) > 2 else owner or "nobody"  # noqa: PLR2004  the third one
 
 
 class SessionPending(SessionError):

@@ -319,6 +319,9 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 # -- import: where it comes from ---------------------------------------------------------------------------------------
 
 
+UNREAD = "Name the file that export wrote, or pass its bytes."
+
+
 async def spooled(source: Source) -> BinaryIO:
     """Return something that can be read twice: the file itself, or what was received, in a nameless file."""
     if isinstance(source, str | os.PathLike):
@@ -326,9 +329,9 @@ async def spooled(source: Source) -> BinaryIO:
         try:
             return await asyncio.to_thread(_opened, path)
         except OSError as error:
-            raise StoreNotFound(f"{path} cannot be read: {error.strerror or error}.", path=str(path)) from error
+            raise StoreNotFound(f"{path} cannot be read: {error.strerror or error}.", hint=UNREAD, path=str(path)) from error
         except ValueError as error:
-            raise StoreNotFound(f"{str(path)!r} is not a path: {error}.", path=str(path)) from error
+            raise StoreNotFound(f"{str(path)!r} is not a path: {error}.", hint=UNREAD, path=str(path)) from error
     file = tempfile.TemporaryFile()  # noqa: SIM115  handed to the caller
     try:
         async for chunk in _chunks(source):

@@ -20,7 +20,19 @@ from weakref import WeakValueDictionary
 from power_agent import events as e
 from power_agent.chain import secret_of
 from power_agent.cleaning import Clean, Cleaner, check_id, clean, covered
-from power_agent.errors import HeadMoved, IllegalMove, InvalidInput, InvalidSessionId, OwnershipLost, SessionBusy, SessionErased, SessionExists, SessionNotFound, StoreDamaged
+from power_agent.errors import (
+    HeadMoved,
+    IllegalMove,
+    InvalidInput,
+    InvalidSessionId,
+    OwnershipLost,
+    SessionBusy,
+    SessionErased,
+    SessionExists,
+    SessionNotFound,
+    StoreDamaged,
+    holder,
+)
 from power_agent.events import Envelope, Event
 from power_agent.hooks import Hooks
 from power_agent.limits import MAX_LIVE_STATES, MAX_SEEN_STATES, SNAPSHOT_EVENTS
@@ -142,7 +154,7 @@ class Sink:
             now = self._clock.now()
             dead = row.deadline >= now and row.owner is not None and self._dead(row.owner)
             if row.deadline >= now and not dead:
-                raise SessionBusy(f"Session {session!r} is held by {row.owner}.", session=session, owner=row.owner, deadline=row.deadline)
+                raise SessionBusy(f"Session {session!r} is held by {holder(row.owner)}.", session=session, owner=row.owner, deadline=row.deadline)
             why: e.HandOver = "dead" if dead else "released" if row.deadline == 0 else "expired"
             changed = e.OwnerChanged(owner=self._owner, previous=row.owner, why=why)
             try:

@@ -218,7 +218,9 @@ async def test_numbers_that_cannot_be(copy, number):
             loop.blob("idle", "0" * 64, length=number), loop.sessions(limit=number),
         ]  # fmt: skip
         for one in tries:
-            assert (await came_to(one))[0] == "invalid_input"
+            code, error = await came_to(one)
+            assert code == "invalid_input"
+            assert str(2**63 - 1) not in error.hint
         if number not in {1.5, True} if not isinstance(number, list) else True:
             assert (await came_to(loop.prune(older_than_seconds=number, dry_run=True)))[0] == "invalid_input"
     assert rows(copy) == before
@@ -525,3 +527,11 @@ async def test_places_that_cannot_hold_a_file(path):
     """Said when it is opened, by name."""
     code, _ = await came_to(make(path).__aenter__())
     assert code.startswith(("store_", "invalid_input"))
+
+
+@pytest.mark.parametrize("path", ["/nowhere/at/all.jsonl", "a\0b"], ids=repr)
+async def test_what_is_imported_has_to_be_there(copy, path):
+    """What helps is another name, not a directory."""
+    async with make(copy) as loop:
+        code, error = await came_to(loop.import_(path))
+    assert (code, "irectory" in error.hint, "export wrote" in error.hint) == ("store_not_found", False, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import textwrap
 import threading
@@ -405,6 +406,9 @@ async def test_busy_in_this_process(make):
                 with pytest.raises(SessionBusy) as caught:
                     await verb()
                 assert caught.value.owner == (await loop.state("s")).owner
+                assert "cancel()" in str(caught.value)
+                assert caught.value.owner not in str(caught.value)
+                assert one is loop or f"held by process {os.getpid()}." in str(caught.value)
                 assert caught.value.deadline > SystemClock().now()
             for abort in (False, True):
                 with pytest.raises(SessionBusy):
@@ -838,6 +842,11 @@ async def test_history(make):
         assert await loop.history("s", after=len(everything)) == []
         assert await loop.history("s", limit=0) == []
         assert [kept.kind for kept in await loop.history("s", kinds=["turn.ended", "turn.started"])] == ["turn.started", "turn.ended"]
+        assert [kept.kind for kept in await loop.history("s", kinds="turn.ended")] == ["turn.ended"]
+        assert [kept.kind async for kept in loop.events("s", kinds="turn.ended")] == ["turn.ended"]
+        for kept in await loop.history("s"):
+            assert isinstance(json.loads(e.encode(kept.event)), dict)
+            assert e.decode(kept.kind, e.encode(kept.event)) == kept.event
         with pytest.raises(InvalidInput, match=r"call\.imagined") as caught:
             await loop.history("s", kinds=["call.imagined"])
         assert "call.started" in caught.value.hint

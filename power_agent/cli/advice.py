@@ -11,7 +11,7 @@ import sys
 from typing import NamedTuple
 
 from power_agent.cli.saying import safe, voice
-from power_agent.errors import PowerAgentError
+from power_agent.errors import PowerAgentError, holder
 
 DONE, FAILED, USAGE, NOT_THERE, DAMAGED, PERSON, LIMIT, BUSY, STORE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 130
 OF_STATUS = {"completed": DONE, "cancelled": FAILED, "failed": FAILED, "waiting": PERSON, "limit": LIMIT}
@@ -111,8 +111,7 @@ def suggested(error: PowerAgentError) -> list[str]:
 
 def pid(owner: str) -> str:
     """Return the process number in an owner's name."""
-    parts = owner.split("/")
-    return parts[2] if len(parts) > 2 else owner  # noqa: PLR2004  boot/namespace/pid/…
+    return holder(owner).removeprefix("process ")
 
 
 def complain(error: PowerAgentError) -> int:
@@ -124,8 +123,7 @@ def complain(error: PowerAgentError) -> int:
     if voice.as_json:
         fields = {name: value for name, value in error.as_dict().items() if name not in {"commands", "exit_code"}}
         voice.data({"error": {**fields, "hint": hint, "exit_code": code, "commands": commands}})
-    owner = str(error.fields.get("owner") or "")
-    voice.note((f"error[{error.code}]", "bold red"), f": {error.message.replace(owner, f'process {pid(owner)}') if owner else error.message}")
+    voice.note((f"error[{error.code}]", "bold red"), f": {error.message}")
     if hint:
         voice.note(f"  {hint}")
     voice.commands("try:", commands)

@@ -431,8 +431,11 @@ class StatefulAgentLoop:
     # -- looking back --------------------------------------------------------------------------------------------------
 
     async def history(self, session_id: str, *, after: int = 0, limit: int = MAX_HISTORY_EVENTS, kinds: Collection[str] | None = None) -> list[Envelope]:
-        """Return kept events and where they stand."""
-        kinds = None if kinds is None else frozenset(kinds)
+        """Return kept events and where they stand; with `kinds` only those, by their names: one of them, or several.
+
+        `power_agent.events.encode(kept.event)` is an event as JSON text, as it is kept, and `decode(kept.kind, text)` reads it.
+        """
+        kinds = None if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
         return [opened(record) for record in await self._store.read(_checked(session_id), after=_number(after, "after"), limit=_number(limit, "limit"), kinds=kinds)]
 
     async def events(self, session_id: str, *, after: int = 0, kinds: Collection[str] | None = None) -> AsyncIterator[Envelope]:
@@ -578,7 +581,7 @@ def _check_said(system: object, settings: object) -> None:
 def _number(value: object, what: str, least: int = 0) -> int:
     """Return a whole number that can be a place in the log, or raise `InvalidInput`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_PLACE:
-        raise InvalidInput(f"{what}={value!r} is not possible.", hint=f"Pass a whole number from {least} on.")
+        raise InvalidInput(f"{what}={value!r} is not possible.", hint="Pass a whole number" + (f" from {least} on." if least >= 0 else "."))
     return value
 
 

@@ -32,6 +32,7 @@ from power_agent.errors import (
     SessionExists,
     SessionNotFound,
     SessionPending,
+    holder,
 )
 from power_agent.givens import name_of
 from power_agent.guards import Guards, Incoming, settled
@@ -264,7 +265,7 @@ class Intake:
         """Raise `SessionBusy` when a living owner works on the session."""
         row = await self._store.find(name)
         if row is not None and row.owner != self._sink.owner and self._held(row):
-            raise SessionBusy(f"Session {name!r} is held by {row.owner}.", session=name, owner=row.owner or "", deadline=row.deadline)
+            raise SessionBusy(f"Session {name!r} is held by {holder(row.owner)}.", session=name, owner=row.owner or "", deadline=row.deadline)
 
     def _held(self, row: SessionRow) -> bool:
         """Say whether somebody who may be alive holds a session."""

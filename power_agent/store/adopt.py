@@ -64,7 +64,7 @@ def _gone_on(db: Log, one: Adoption, now: int) -> int:
     if row.erased:
         raise errors.SessionErased(f"Session {one.session!r} was erased.", session=one.session)
     if row.owner is not None and row.owner != one.holder and row.deadline >= now:
-        raise errors.SessionBusy(f"Session {one.session!r} is held by {row.owner}.", session=one.session, owner=row.owner, deadline=row.deadline)
+        raise errors.SessionBusy(f"Session {one.session!r} is held by {errors.holder(row.owner)}.", session=one.session, owner=row.owner, deadline=row.deadline)
     if (row.head, row.tip) != (one.head, one.tip):
         raise errors.HeadMoved(f"Session {one.session!r} is at {row.head}, not at {one.head}.", session=one.session, head=row.head)
     return row.id

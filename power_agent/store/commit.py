@@ -177,7 +177,7 @@ def _refused(db: Log, request: Append, row: Row, fact: Fact, why: str) -> errors
     """Say which of the table's own rules a fact broke."""
     name = request.session
     if "owner_lives" in why:
-        return errors.SessionBusy(f"Session {name!r} is held by {row.owner}.", session=name, owner=row.owner, deadline=row.deadline)
+        return errors.SessionBusy(f"Session {name!r} is held by {errors.holder(row.owner)}.", session=name, owner=row.owner, deadline=row.deadline)
     if "has_forks" in why:
         return errors.HasForks(f"Other sessions begin in the middle of {name!r}.", session=name)
     if fact.key is not None and db.execute("SELECT 1 FROM event WHERE session = ? AND key = ?", (row.id, fact.key)).fetchone():
