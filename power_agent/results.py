@@ -40,6 +40,8 @@ class PendingCall(Word):
     digest: str | None = None
     deadline: int | None = None
     external: bool = False
+    recovery: e.Recovery = "ask"
+    """What its tool promised when it started: whatever that is but "ask", a `resume` settles it without a person."""
     tainted: str | None = None
     """What the model has read by now that anybody may have written, first."""
 
@@ -102,6 +104,7 @@ def pending_of(state: SessionState) -> list[PendingCall]:
             digest=call.digest,
             deadline=call.deadline,
             external=call.external,
+            recovery=call.recovery,
             tainted=None if state.taint is None else state.taint.what,
         )
         for call in state.unresolved

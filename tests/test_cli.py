@@ -485,7 +485,7 @@ def test_history_filters(line, kinds, run):
         ("back\\slash", {"input.received", "model.answered"}),
         ("ends\nhere", {"input.received", "model.answered"}),
         ("Größe", {"call.succeeded"}),
-        ("427", {"call.succeeded"}),
+        ("98765432101", {"call.succeeded"}),
         ("null", {"call.succeeded"}),
         ("idempotency_key", set()),
         ("parts", set()),
@@ -496,7 +496,7 @@ def test_history_filters(line, kinds, run):
 def test_history_looks_for_what_was_said(text, seqs, run):
     """In the texts as they were said and in one's own data, names too; how the log spells them, and what it calls its fields, is not searched."""
     assert run("send", "said", 'a "quoted" back\\slash\nends\nhere', "--new", "--agent", "agent:make").code == 0
-    assert run("settle", "doubted", "t1r1c1", "result", '{"Größe": [427, null]}', "--parse").code == 0
+    assert run("settle", "doubted", "t1r1c1", "result", '{"Größe": [98765432101, null]}', "--parse").code == 0
     found = [event["kind"] for name in ("said", "doubted") for event in run("history", name, "--text", text, "--json").data["events"]]
     assert set(found) == seqs
 

@@ -407,6 +407,7 @@ async def test_time_outs(tmp_path, recovery, state):
     async with make(tmp_path, [[Call("slow")], "done"], tools=[slow]) as loop:
         result = await loop.send("x", "s")
         assert result.calls[0].state == state
+        assert [call.recovery for call in result.pending] == ([recovery] if state == "doubted" else [])
 
 
 @pytest.mark.parametrize("decision", [Abort("too slow"), Result("by hand")])
