@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from pydantic import JsonValue
 
@@ -45,6 +46,9 @@ UNBOUND = Deny("The tool cannot tell what it would depend on.", "unbound")
 TOO_LONG = "It took longer than {seconds:g} s."
 CHANGED = f"{{tool}} changed after it was decided that it may run. {NOT_RUN}"
 LATE = "its own thread, after the time limit"
+STILL_RUNS = "An attempt of it was still running in this process."
+UNDER_WAY: WeakValueDictionary[tuple[str, int], asyncio.Task[Any]] = WeakValueDictionary()
+"""The attempts that run in this process, by idempotency key and number: one that does not stop when it is cancelled outlives its drive."""
 
 
 class Executor:
@@ -213,6 +217,7 @@ class Executor:
             arguments = tool.check(self._secrets.expanded(made.arguments, _may_have(tool)))
         except (UnknownSecret, BadArguments) as error:  # what was approved is not there any more
             return untouched(call, error)
+        task = UNDER_WAY[context.idempotency_key, call.attempt] = cast("asyncio.Task[Any]", asyncio.current_task())
         passing("before", ("effect", made.name))
         try:
             async with timer:
@@ -223,8 +228,7 @@ class Executor:
             passing("after", ("effect", made.name))
             return failed(call, error)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if task.cancelling():
                 raise
             return Done((lost(call, FROM_WITHIN),))  # nobody stopped it: the tool raised this itself
         except OutcomeUnknown as error:
@@ -257,7 +261,7 @@ class Executor:
         one of which an earlier attempt may still run: in this process, or as a thread of another one that lives.
         """
         tool = self._tools.get(call.call.name)
-        if tool is not None and tool.runs(idempotency_key(state.nonce, call.call.id)):
+        if self._still_runs(state, call):
             return "ask"
         today = "ask" if tool is None else tool.recovery
         stricter = max(call.recovery, today, key=STRICTNESS.index)
@@ -265,10 +269,17 @@ class Executor:
             return "ask"  # a probe that looks before that thread has ended would answer too early
         return "ask" if stricter == "probe" and today != "probe" else stricter
 
+    def _still_runs(self, state: SessionState, call: CallState) -> bool:
+        """Say whether an attempt of a call runs in this process: a task that nobody waits for any more, or what its tool knows of."""
+        key, tool = idempotency_key(state.nonce, call.call.id), self._tools.get(call.call.name)
+        tasks = [task for attempt in range(1, call.attempt + 1) if (task := UNDER_WAY.get((key, attempt))) is not None]
+        return any(not task.done() and not task.get_loop().is_closed() for task in tasks) or (tool is not None and tool.runs(key))
+
     async def bury(self, state: SessionState, call: CallState) -> str:
         """End what an attempt that was found started left running, and say what is known: no doubt is recorded while it goes on."""
         buried = await self._buried(state, call)
-        return FOUND if buried is None else f"{FOUND} {BURIED if buried else NOT_BURIED}"
+        found = f"{FOUND} {STILL_RUNS}" if self._still_runs(state, call) else FOUND
+        return found if buried is None else f"{found} {BURIED if buried else NOT_BURIED}"
 
     async def remains(self, state: SessionState, call: CallState) -> str:
         """End what a call that a person gives up left running, and say what is known to remain, or could not be looked for."""

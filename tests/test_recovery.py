@@ -517,6 +517,46 @@ def test_a_probe_does_not_look_before_a_living_thread_has_ended(tmp_path):
     assert journal.lines == ["pay", "probe"]
 
 
+@pytest.mark.parametrize("recovery", ["rerun", "keyed", "probe"])
+async def test_no_second_attempt_beside_a_task_that_does_not_stop(monkeypatch, recovery):
+    """Interrupted, and the tool does not stop: whatever was promised, nothing is asked or begun until it has ended."""
+    monkeypatch.setattr("power_agent.drive.tasks.STOP_SECONDS", 0.05)
+    gate, log = asyncio.Event(), []
+
+    def probe(arguments, ctx):
+        log.append("probe")
+        return Happened("it did") if "paid" in log else DidNotHappen()
+
+    async def pay() -> str:
+        log.append("begun")
+        while not gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+        log.append("paid")
+        return "paid"
+
+    made = tool(probe=probe)(pay) if recovery == "probe" else tool(recovery=recovery)(pay)
+    async with StatefulAgentLoop(ScriptedModel([[Call("pay")], "done"]), tools=[made], store=":memory:") as loop:
+        sending = asyncio.ensure_future(loop.send("x", "s"))
+        while not log:
+            await asyncio.sleep(0.01)
+        sending.cancel()
+        await asyncio.wait([sending])
+        for _ in range(2):
+            resuming = asyncio.ensure_future(loop.resume("s"))
+            await asyncio.wait([resuming], timeout=PROMPT_SECONDS)
+            if not resuming.done():
+                gate.set()
+            (call,) = (await resuming).pending
+            assert (call.state, call.why) == ("doubted", "It was found started, and its outcome was not recorded. An attempt of it was still running in this process.")
+        assert log == ["begun"]
+        gate.set()
+        while "paid" not in log:
+            await asyncio.sleep(0.01)
+        assert (await loop.resume("s")).status == "completed"
+    assert log == ["begun", "paid", *(["probe"] if recovery == "probe" else ["begun", "paid"])]
+
+
 async def test_an_abandoned_thread_keeps_its_place(tmp_path):
     """A thread that was left to itself still works: its place stays taken, so that no more run at once than the limit says."""
     from power_agent.limits import Limits
