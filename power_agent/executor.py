@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -31,9 +32,11 @@ from power_agent.messages import Call
 from power_agent.offer import offered, too_late
 from power_agent.outcomes import NOT_RUN, Done, failed, lost, succeeded, untouched
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
-from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools
+from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools, Unknown
 from power_agent.secrets import Secrets, UnknownSecret
 from power_agent.state import CallState, SessionState
+
+_log = logging.getLogger("power_agent")
 
 STRICTNESS: tuple[e.Recovery, ...] = ("rerun", "keyed", "probe", "ask")
 FOUND = "It was found started, and its outcome was not recorded."
@@ -45,6 +48,7 @@ FROM_WITHIN = "It was cancelled from within, without an outcome."
 UNBOUND = Deny("The tool cannot tell what it would depend on.", "unbound")
 TOO_LONG = "It took longer than {seconds:g} s."
 CHANGED = f"{{tool}} changed after it was decided that it may run. {NOT_RUN}"
+PROBED = "The probe of {tool} answered {said}, not Happened(value), DidNotHappen() or Unknown(). Call {call} of session {session!r} stays in doubt."
 LATE = "its own thread, after the time limit"
 STILL_RUNS = "An attempt of it was still running in this process."
 UNDER_WAY: WeakValueDictionary[tuple[str, int], asyncio.Task[Any]] = WeakValueDictionary()
@@ -301,19 +305,23 @@ class Executor:
             return False
 
     async def probe(self, call: CallState, context: ToolContext, output_bytes: int) -> Done:
-        """Ask the tool's probe whether it happened. No answer, or none in time, leaves the doubt."""
+        """Ask the tool's probe whether it happened. No answer, or none in time, leaves the doubt, and the program's log says why."""
         tool = self._tools.get(call.call.name)
         if tool is None:
             return Done(())
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                answer = await tool.ask_probe(tool.check(self._secrets.expanded(call.call.arguments, _may_have(tool))), context)
-        except Exception:  # noqa: BLE001  a probe that fails knows nothing
+                answer: object = await tool.ask_probe(tool.check(self._secrets.expanded(call.call.arguments, _may_have(tool))), context)
+        except Exception as error:  # noqa: BLE001  a probe that fails knows nothing
+            _log.warning("The probe of %s failed, and call %s of session %r stays in doubt.", tool.spec.name, call.call.id, context.session, exc_info=error)
             return Done(())
         if isinstance(answer, Happened):
             return succeeded(call, answer.value, output_bytes, by="probe")
         if isinstance(answer, DidNotHappen):
             return Done((e.CallRetried(call=call.call.id, by="probe", reason="It did not happen."),))
+        if not isinstance(answer, Unknown):
+            said = f"the class {answer.__name__}" if isinstance(answer, type) else f"a {type(answer).__name__}"
+            _log.warning(PROBED.format(tool=tool.spec.name, said=said, call=call.call.id, session=context.session))
         return Done(())
 
 

@@ -222,20 +222,23 @@ def test_killed_after_the_effect(tmp_path, recovery, status, payments, events):
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "says", "payments"),
+    ("answer", "status", "says", "payments", "warns"),
     [
-        (Happened("paid before"), "completed", "paid before", 1),
-        (Happened(), "completed", "(no output)", 1),
-        (DidNotHappen(), "completed", "paid Ada", 2),
-        (Unknown(), "waiting", None, 1),
-        (RuntimeError("the bank does not answer"), "waiting", None, 1),
-        (None, "waiting", None, 1),
-        ("hang", "waiting", None, 1),
+        (Happened("paid before"), "completed", "paid before", 1, None),
+        (Happened(), "completed", "(no output)", 1, None),
+        (DidNotHappen(), "completed", "paid Ada", 2, None),
+        (Unknown(), "waiting", None, 1, None),
+        (RuntimeError("the bank does not answer"), "waiting", None, 1, "RuntimeError: the bank does not answer"),
+        (True, "waiting", None, 1, "answered a bool, not Happened(value)"),
+        (Happened, "waiting", None, 1, "answered the class Happened, not Happened(value)"),
+        ("hang", "waiting", None, 1, "TimeoutError"),
     ],
-    ids=["yes", "yes, without a value", "no", "unknown", "raises", "says nothing", "hangs"],
+    ids=["yes", "yes, without a value", "no", "unknown", "raises", "says nothing", "forgets its brackets", "hangs"],
 )
-def test_probes(tmp_path, monkeypatch, answer, status, says, payments):
-    """A probe that says yes hands in the result, one that says no lets it run again; unknown, an error, nonsense or no answer in time leave it to a person."""
+def test_probes(tmp_path, monkeypatch, caplog, answer, status, says, payments, warns):
+    """A probe that says yes hands in the result, one that says no lets it run again; unknown, an error, nonsense or no answer in time leave it to a person. Why a
+    probe has none to give is told to whoever keeps the program's log.
+    """
     monkeypatch.setattr("power_agent.executor.PROBE_SECONDS", 0.05)
     journal = killed_in_pay(tmp_path, "probe")
 
@@ -256,6 +259,8 @@ def test_probes(tmp_path, monkeypatch, answer, status, says, payments):
     asyncio.run(second_life())
     assert Counter(line.split()[0] for line in journal.lines)["pay"] == payments
     assert "probe Ada 1" in journal.lines
+    said = [caplog.handler.format(record) for record in caplog.records if "probe" in record.getMessage()]
+    assert [warns in text and "all t1r1c1 of session 's' stays in doubt" in text for text in said] == [True] * (warns is not None)
 
 
 @pytest.mark.parametrize("recovery", ["keyed", "probe", "ask"])
