@@ -23,14 +23,14 @@ from pydantic import JsonValue
 from power_agent import events as e
 from power_agent.binding import bound_by, digest_of
 from power_agent.chain import idempotency_key
-from power_agent.errors import BadArguments, OutcomeUnknown, ToolError
+from power_agent.errors import BadArguments, ToolError
 from power_agent.failpoints import passing
 from power_agent.givens import name_of
 from power_agent.guards import AnyGuard, settled
 from power_agent.limits import PROBE_SECONDS
 from power_agent.messages import Call
 from power_agent.offer import offered, too_late
-from power_agent.outcomes import NOT_RUN, Done, failed, lost, succeeded, untouched
+from power_agent.outcomes import NOT_RUN, Done, failed, lost, succeeded, unknown_in, untouched
 from power_agent.policy import Allow, Ask, Change, Deny, GuardVerdict, Policy, Refuse, Verdict, Wanted
 from power_agent.ports import DidNotHappen, Glimpsed, Happened, Tool, ToolContext, Tools, Unknown
 from power_agent.secrets import Secrets, UnknownSecret
@@ -229,19 +229,27 @@ class Executor:
         except TimeoutError as error:
             if timer.expired():
                 return Done((lost(call, TOO_LONG.format(seconds=limit)),))
-            passing("after", ("effect", made.name))
-            return failed(call, error)
+            return self._raised(call, context, error)
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
             return Done((lost(call, FROM_WITHIN),))  # nobody stopped it: the tool raised this itself
-        except OutcomeUnknown as error:
-            return Done((lost(call, error.message),))
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a tool raises is its answer
-            passing("after", ("effect", made.name))
-            return failed(call, error)
+            return self._raised(call, context, error)
         passing("after", ("effect", made.name))
         return succeeded(call, value, output_bytes)
+
+    @staticmethod
+    def _raised(call: CallState, context: ToolContext, error: BaseException, by: str | None = None) -> Done:
+        """Say what came of a call whose tool raised. Where it did so is for the program's log: at INFO, because raising is how a tool answers."""
+        if not isinstance(error, ToolError):
+            _log.info("The tool %s failed in call %s of session %r.", call.call.name, call.call.id, context.session, exc_info=error)
+        unknown = unknown_in(error)
+        if unknown is not None:
+            return Done(()) if by is not None else Done((lost(call, unknown.message),))  # what comes late is in doubt already
+        if by is None:
+            passing("after", ("effect", call.call.name))
+        return failed(call, error, by)
 
     def _still_may(self, state: SessionState, call: CallState, tool: Tool, context: ToolContext) -> bool:
         """Say whether a call may run that changed between its start and its effect: what others made may not, nor what a person was
@@ -256,7 +264,7 @@ class Executor:
         if context.left is None:
             return Done(())
         value, error = await context.left
-        return failed(call, error, by=LATE) if error is not None else succeeded(call, value, output_bytes, by=LATE)
+        return self._raised(call, context, error, by=LATE) if error is not None else succeeded(call, value, output_bytes, by=LATE)
 
     # -- found started without an outcome ------------------------------------------------------------------------------
 

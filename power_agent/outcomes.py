@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json, to_jsonable_python
@@ -12,13 +12,15 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 from power_agent import events as e
 from power_agent.cleaning import storable
 from power_agent.context import cut_of
-from power_agent.errors import InvalidInput, ToolError
+from power_agent.errors import InvalidInput, OutcomeUnknown, ToolError
 from power_agent.messages import Attachment, ContentPart, Text, restored
 from power_agent.secrets import UnknownSecret
 from power_agent.state import CallState
 from power_agent.uploads import Upload, taken
 
 NOT_RUN = "It was not run."
+MAX_SAID = 4_000
+"""Characters of what was raised."""
 
 
 class Done(NamedTuple):
@@ -36,16 +38,36 @@ def lost(call: CallState, reason: str) -> e.Event:
 
 
 def failed(call: CallState, error: BaseException, by: str | None = None) -> Done:
-    """Say that a call failed, in the words of what it raised."""
-    try:
-        said = " ".join(str(error).split("\0"))[:4_000]
-    except Exception:  # noqa: BLE001  even that can fail
-        said = "(it cannot be printed)"
+    """Say that a call failed, in the words of what it raised; of a group, in those of all that are in it."""
+    said = _said(error)
+    if isinstance(error, BaseExceptionGroup):
+        within = (f"{type(one).__name__}: {_said(one)}" for one in _within(error))
+        said = f"{said}: {'; '.join(within)}"[:MAX_SAID]
     if isinstance(error, ToolError):
         failure = e.Failure(code=error.code, message=said, details={"untouched": True} if error.untouched else {})
     else:
         failure = e.Failure(code="tool_failed", message=f"{type(error).__name__}: {said}" if said else type(error).__name__)
     return Done((e.CallFailed(call=call.call.id, attempt=call.attempt, failure=failure, by=by),))
+
+
+def unknown_in(error: BaseException) -> OutcomeUnknown | None:
+    """Return what says that nobody can know what came of it, also from among others that were raised with it."""
+    return next((one for one in _within(error) if isinstance(one, OutcomeUnknown)), None)
+
+
+def _within(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _within(one)
+    else:
+        yield error
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return " ".join(str(error).split("\0"))[:MAX_SAID]
+    except Exception:  # noqa: BLE001  even that can fail
+        return "(it cannot be printed)"
 
 
 def untouched(call: CallState, error: Exception) -> Done:

@@ -78,7 +78,7 @@ MUTANTS = (
         '    return e.CallFailed(call=call.call.id, attempt=call.attempt, failure=e.Failure(code="tool_failed", message=reason))\n',
         "recovery",
     ),
-    Mutant("an unknown outcome said as failed", "executor.py", "        except OutcomeUnknown as error:\n            return Done((lost(call, error.message),))\n", "", "shelves"),
+    Mutant("an unknown outcome said as failed", "executor.py", "        if unknown is not None:\n", "        if False:\n", "shelves tools"),
     Mutant("a changed tool is called", "executor.py", "if digest_of(tool, made, context.binds) != call.digest and not", "if False and not", "shelves"),
     Mutant("a shelf takes a name that is there", "tools/toolbox.py", "            found.setdefault(one.spec.name, one)\n", "            found[one.spec.name] = one\n", "shelves"),
     Mutant("a late tool runs unasked", "policy/manners.py", " or late(wanted.tool) or allow_all)", " or allow_all)", "shelves"),
@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         "a failure is no outcome",
         "executor.py",
-        '            passing("after", ("effect", made.name))\n            return failed(call, error)\n        passing',
+        "            return self._raised(call, context, error)\n        passing",
         "            raise\n        passing",
         "loop tools",
     ),

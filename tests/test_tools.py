@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
+import logging
 import math
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from pydantic import BaseModel, Field
 
 from power_agent import Attachment, Call, Limits, ScriptedModel, StatefulAgentLoop, Text, ToolContext, tool
 from power_agent import events as e
-from power_agent.errors import BadArguments, InvalidInput, ToolError
+from power_agent.errors import BadArguments, InvalidInput, OutcomeUnknown, ToolError
+from power_agent.outcomes import failed
+from power_agent.state import CallState
 from power_agent.tools import FunctionTool, Toolbox, Unknown
 
 
@@ -458,6 +462,97 @@ async def test_odd_errors(call, error, text):
         raise error
 
     assert restored((await call(odd)).text) == text
+
+
+async def test_errors_of_a_group_are_told(call):
+    """What tasks raised together is told one by one, groups within groups too, in as many characters as any other error."""
+
+    async def fail(error):
+        raise error
+
+    @tool(recovery="rerun")
+    async def several():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail(KeyError("missing")))
+            group.create_task(fail(ExceptionGroup("two", [ValueError("no"), ToolError("Not found.", hint="Look.")])))
+
+    told = (await call(several)).text
+    assert told == "ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions): KeyError: 'missing'; ValueError: no; ToolError: Not found. Look."
+    (fact,) = failed(CallState(Call("several")), ExceptionGroup("many", [ValueError("x" * 100_000)] * 3)).facts
+    assert len(fact.failure.message) < 4_100
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["async", "in a thread"])
+async def test_the_outcome_that_one_of_many_does_not_know(threaded):
+    """Where one of several that failed together cannot say what became of it, nobody can."""
+    group = ExceptionGroup("two", [ValueError("refused"), ExceptionGroup("one", [OutcomeUnknown("It was sent.", hint="")])])
+
+    async def pay():
+        raise group
+
+    def pay_there():
+        raise group
+
+    async with StatefulAgentLoop(ScriptedModel([[Call("pay")], "done"]), tools=[tool(name="pay")(pay_there if threaded else pay)], store=":memory:") as loop:
+        result = await loop.send("go", "s")
+    assert [(one.state, one.why) for one in result.pending] == [("doubted", "It was sent.")]
+
+
+async def test_a_thread_that_ends_late_and_does_not_know():
+    """Its call is in doubt already, and stays so: it is not said to have failed."""
+    go_on = threading.Event()
+
+    @tool(seconds=0.02)
+    def pay():
+        go_on.wait(10)
+        raise OutcomeUnknown("It was sent.")
+
+    def let_go(kept):
+        if kept.kind == "call.doubted":
+            go_on.set()
+
+    async with StatefulAgentLoop(
+        ScriptedModel([[Call("pay"), Call("pay")], "done"]), tools=[pay], store=":memory:", listeners=[let_go], limits=Limits(max_parallel_calls=1)
+    ) as loop:
+        result = await asyncio.wait_for(loop.send("go", "s"), 30)
+        assert [one.state for one in result.pending] == ["doubted", "doubted"]
+        assert await loop.history("s", kinds=["call.failed"]) == []
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["async", "in a thread"])
+async def test_where_a_tool_failed_is_in_the_log_of_the_program(caplog, threaded):
+    """With its traceback and without a secret, for whoever listens at INFO: to the model and to the session's log an error is an answer. What a tool says
+    on purpose has no traceback.
+    """
+    token = "a-token-that-nobody-may-see"  # noqa: S105  it is none
+
+    def deep(said):
+        raise KeyError(said)
+
+    def there():
+        deep(f"missing at {token}")
+
+    async def here():
+        deep(f"missing at {token}")
+
+    def gone():
+        sys.exit(3)
+
+    def purposely():
+        raise ToolError("There is no such order.")
+
+    caplog.set_level(logging.INFO, "power_agent")
+    model = ScriptedModel([[Call("fail"), Call("gone"), Call("purposely")], "done"])
+    tools = [tool(name="fail", recovery="rerun")(there if threaded else here), gone, purposely]
+    async with StatefulAgentLoop(model, tools=tools, store=":memory:", secrets={"token": token}) as loop:
+        await loop.send("go", "s")
+    said = [caplog.handler.format(record) for record in caplog.records if "failed in call" in record.getMessage()]
+    assert [text.splitlines()[0].partition("The tool ")[2] for text in said] == ["fail failed in call t1r1c1 of session 's'.", "gone failed in call t1r1c2 of session 's'."]
+    assert "in deep\n" in said[0]
+    assert "KeyError: 'missing at [secret:token]'" in said[0]
+    assert "SystemExit: 3" in said[1]
+    assert token not in caplog.text
+    assert {record.levelname for record in caplog.records if "failed in call" in record.getMessage()} == {"INFO"}
 
 
 async def test_long_errors_are_bounded(call):

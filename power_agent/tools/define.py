@@ -192,7 +192,9 @@ async def in_thread(work: Callable[[], Any], name: str, context: ToolContext | N
         if error is None:
             answer.set_result(result)
         elif isinstance(error, StopIteration) or not isinstance(error, Exception):  # sys.exit() in a tool must not end the agent
-            answer.set_exception(RuntimeError(f"the tool raised {type(error).__name__}: {error}"))
+            raised = RuntimeError(f"the tool raised {type(error).__name__}: {error}")
+            raised.__cause__ = error
+            answer.set_exception(raised)
         else:
             answer.set_exception(error)
 
