@@ -618,6 +618,27 @@ async def test_of_many_who_wait_one_takes_up(tmp_path):
         await verified(loop)
 
 
+@pytest.mark.parametrize("end", ["made", "cancelled", "failed"])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_what_is_left_behind_a_compaction_has_its_turn(tmp_path, where, end, monkeypatch):
+    """Nobody waits for it, and whoever held the session held it for something else: it is begun all the same."""
+    async with compacting(tmp_path) as (loop, making, go), StatefulAgentLoop(ScriptedModel([]), store=tmp_path / "agent.db") as other:
+        left = await (loop if where == "here" else other).send("order", "s", when_busy="queue", wait=False)
+        assert (left.status, left.turn) == ("waiting", 0)
+        if end == "cancelled":
+            making.cancel()
+        if end == "failed":
+            monkeypatch.setattr("power_agent.drive.summaries._summary_of", lambda _: 1 / 0)
+        go.set()
+        await asyncio.wait([making])
+        assert making.cancelled() == (end == "cancelled")
+        async with asyncio.timeout(PROMPT_SECONDS):
+            while (state := await loop.state("s")).turn or state.inputs:
+                await asyncio.sleep(0.01)
+        assert state.turns == 6
+        await verified(loop)
+
+
 async def test_two_loops_on_one_file_in_one_process(tmp_path, gate):
     """They share the writer and fight for the session as two processes would; what one queues the other drives."""
     async with at_work(tmp_path, gate) as (one, first), make(tmp_path, gate) as two:

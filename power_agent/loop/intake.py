@@ -32,6 +32,7 @@ from power_agent.errors import (
     SessionExists,
     SessionNotFound,
     SessionPending,
+    StoreError,
     holder,
 )
 from power_agent.givens import name_of
@@ -363,11 +364,16 @@ class Intake:
         next input is due.
         """
         if state.turn is None:
-            return bool(state.inputs) and not state.parked and not state.closed
+            return self._is_due(state)
         if row.deadline != 0:
             return True
         step = decide(state, self._clock.now())
         return state.turn.number == number and not (isinstance(step, Wait) and step.why == "person")
+
+    @staticmethod
+    def _is_due(state: SessionState) -> bool:
+        """Say whether an input may have its turn now."""
+        return state.turn is None and bool(state.inputs) and not state.parked and not state.closed
 
     async def wind_up(self, name: str) -> None:
         """Bring a cancelled turn to its end, if nobody living works on it."""
@@ -415,8 +421,17 @@ class Intake:
 
         work = self._desk.begin(name, job)
         assert work.task is not None  # noqa: S101  just begun
-        await work.task
+        try:
+            await work.task
+        finally:
+            await self._take_what_waits(name)
         return after > before
+
+    async def _take_what_waits(self, name: str) -> None:
+        """Begin the turn of an input that came while the session was held for something else, if nobody has: who left it saw an owner, and went."""
+        with contextlib.suppress(StoreError):  # closed, perhaps: whoever comes next finds it
+            if self._is_due(await self._sink.look(name)) and self._desk.working(name) is None:
+                self._desk.begin(name, self.go_on, detached=True)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
