@@ -494,11 +494,11 @@ class StoreNewer(StoreError):
 
 
 class StoreChanged(StoreError):
-    """Another process migrated the file while it was open here."""
+    """Another process migrated, moved, removed or replaced the file while it was open here."""
 
     code = "store_changed"
     retryable = True
-    default_hint = "Open the store again."
+    default_hint = "See that the right file is at the path, and open the store again."
 
 
 class StoreDamaged(StoreError):

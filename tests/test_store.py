@@ -145,7 +145,7 @@ async def test_after_an_error_of_any_layer_nothing_more_is_written(tmp_path, mon
     async with SQLiteStore(tmp_path / "log.db") as store:
         await store.append(opening("alice"))
         with monkeypatch.context() as broken:
-            broken.setattr("power_agent.store.commit.check_version", failing)
+            broken.setattr("power_agent.store.commit.check_unchanged", failing)
             with pytest.raises(named):
                 await store.append(adding("alice", 1, note("lost")))
         with pytest.raises(errors.StoreFailed, match="failed before"):
@@ -469,6 +469,70 @@ async def test_a_newer_file_is_refused(tmp_path):
         await SQLiteStore(path).__aenter__()
     assert "Upgrade" in caught.value.hint
     assert rows(path, "PRAGMA user_version") == [{"user_version": 99}]
+
+
+# -- the file under it -------------------------------------------------------------------------------------------------
+
+PLACES = ("agent.db", "agent.db-wal", "agent.db-shm")
+
+
+def put_aside(folder):
+    for name in PLACES:
+        (folder / name).rename(folder / f"old-{name}")
+
+
+@pytest.mark.parametrize("what", ["replaced", "moved", "removed"])
+async def test_nothing_is_acknowledged_into_a_file_that_is_not_there_any_more(tmp_path, what):
+    """Who opens the path next would not find it: no commit, no backup, and no follower goes on. Back in its place, it is the same file."""
+    async with SQLiteStore(tmp_path / "agent.db") as store:
+        await store.append(opening("alice"))
+        await store.backup(tmp_path / "backup.db")
+        await store.append(adding("alice", 1, note("a")))
+        follower = store.follow("alice", after=2)
+        following = asyncio.ensure_future(anext(follower))
+        await asyncio.sleep(0.05)
+        if what == "removed":
+            for name in PLACES:
+                (tmp_path / name).unlink()
+        else:
+            put_aside(tmp_path)
+        if what == "replaced":
+            (tmp_path / "backup.db").rename(tmp_path / "agent.db")
+        async with asyncio.timeout(PROMPT_SECONDS):
+            with pytest.raises(errors.StoreChanged):
+                await following
+        with pytest.raises(errors.StoreChanged, match="replaced by another" if what == "replaced" else "moved or removed"):
+            await store.append(adding("alice", 2, note("lost")))
+        with pytest.raises(errors.StoreChanged):
+            await store.backup(tmp_path / "nightly.db")
+        with pytest.raises(errors.StoreChanged):
+            await anext(store.follow())
+        assert not (tmp_path / "nightly.db").exists()
+        assert len(await store.read("alice")) == 2
+        if what == "moved":
+            for name in PLACES:
+                (tmp_path / f"old-{name}").rename(tmp_path / name)
+            await store.append(adding("alice", 2, note("kept")))
+            await store.backup(tmp_path / "nightly.db")
+    if what == "replaced":
+        async with SQLiteStore(tmp_path / "agent.db") as store:
+            assert len(await store.read("alice")) == 1
+
+
+async def test_the_same_file_on_other_ways_is_no_change(tmp_path, monkeypatch):
+    """A relative path and a later change of the directory, a link, and a link that is turned elsewhere while it is open."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "agent.db")
+    monkeypatch.chdir(tmp_path)
+    async with SQLiteStore("real/agent.db") as one, SQLiteStore("link/agent.db") as two, SQLiteStore("link.db") as three:
+        monkeypatch.chdir("/")
+        await one.append(opening("alice"))
+        (tmp_path / "link").unlink()
+        (tmp_path / "link").symlink_to(tmp_path)
+        await two.append(adding("alice", 1, note("a")))
+        await three.append(adding("alice", 2, note("b")))
+        await two.backup(tmp_path / "backup.db")
 
 
 # -- the end of a process ----------------------------------------------------------------------------------------------

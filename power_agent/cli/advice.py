@@ -84,7 +84,7 @@ ADVICE: dict[str, Advice] = {
     "store_not_found": Advice(STORE, commands=("demo", "send @new MESSAGE --agent module:name")),
     "store_foreign": Advice(STORE, "It was not touched. Choose another path.", ("paths",)),
     "store_newer": Advice(STORE, "Nothing was written. Upgrade power_agent.", ("doctor",)),
-    "store_changed": Advice(STORE, "Another process brought the file to a newer schema. Run the command again.", (_DOCTOR,)),
+    "store_changed": Advice(STORE, "Another process brought the file to a newer schema, or put another one in its place. Look at it, then run the command again.", (_DOCTOR,)),
     "store_damaged": Advice(STORE, "Restore the last backup into a new path, or save what can be saved.", ("verify", "salvage {path} NEW.db")),
     "store_on_network": Advice(STORE, "Put the store on a local disk.", ("paths",)),
     "store_read_only": Advice(STORE, "Check the owner and the mode of the file and of its directory.", ("paths", _DOCTOR)),

@@ -14,7 +14,7 @@ from power_agent.chain import UNSALTED, digest_of, link
 from power_agent.events import call_of, decode
 from power_agent.failpoints import passing
 from power_agent.ports import Adoption, Blob, Record
-from power_agent.store.commit import INSERT, NUMBERS, born, check_version, find_row, keep_blobs
+from power_agent.store.commit import INSERT, NUMBERS, born, check_unchanged, find_row, keep_blobs
 from power_agent.store.file import Log
 
 LONG_AGO = -(2**63)
@@ -26,7 +26,7 @@ def adopt(db: Log, adoptions: Sequence[Adoption], now: int) -> None:
     try:
         passing("before", ("adoption",))
         db.execute("BEGIN IMMEDIATE")
-        check_version(db)
+        check_unchanged(db)
         for one in adoptions:
             _taken(db, one, now)
         passing("in", ("adoption",))

@@ -17,7 +17,7 @@ from power_agent.events import EVENTS
 from power_agent.failpoints import passing
 from power_agent.limits import MAX_BLOB_BYTES
 from power_agent.ports import Append, Fact, Kept, Place
-from power_agent.store.file import Log, of_sqlite
+from power_agent.store.file import Log, check_place, of_sqlite
 from power_agent.store.migrate import current
 
 NUMBERS = {kind: event.code for kind, event in EVENTS.items()}
@@ -55,7 +55,7 @@ def commit(db: Log, requests: Sequence[Append]) -> list[Answer]:
     try:
         passing("before", kinds)
         db.execute("BEGIN IMMEDIATE")
-        check_version(db)
+        check_unchanged(db)
         if len(requests) == 1:  # alone, the transaction is savepoint enough
             answers.append(_keep_typed(db, requests[0]))
         else:
@@ -86,8 +86,9 @@ def _keep_apart(db: Log, request: Append) -> Answer:
     return answer
 
 
-def check_version(db: Log) -> None:
-    """Refuse to write to a file that another process has migrated meanwhile."""
+def check_unchanged(db: Log) -> None:
+    """Refuse to write to a file that another process has migrated meanwhile, or that is not at its path any more."""
+    check_place(db)
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != current():
         raise errors.StoreChanged(f"{db.path} was migrated to schema {version} while it was open here with {current()}.", path=db.path)

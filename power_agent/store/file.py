@@ -112,6 +112,8 @@ class Log(sqlite3.Connection):
     """
 
     path = ""
+    place: tuple[int, int] | None = None
+    """Device and inode of the file; None: it is in memory."""
 
     def execute(self, sql: Any, parameters: Any = ()) -> Any:
         """Run SQL, or a function of this connection."""
@@ -160,8 +162,25 @@ def open_log(path: str, durability: Durability) -> Log:
             except BaseException:
                 db.close()
                 raise
-        db.path = path
+        db.path, db.place = path, place_of(path)
         return db
+
+
+def place_of(path: str) -> tuple[int, int]:
+    """Return device and inode of what is at a path. Asked behind the opening: to write to a lower layer's file may move it."""
+    found = os.stat(path)  # noqa: PTH116  asked with each commit
+    return found.st_dev, found.st_ino
+
+
+def check_place(db: Log) -> tuple[int, int] | None:
+    """Refuse a file that is not at its path any more: who opens the path next would not find what is written to it."""
+    try:
+        if db.place is None or place_of(db.path) == db.place:
+            return db.place
+        what = "replaced by another file"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "moved or removed"
+    raise errors.StoreChanged(f"{db.path} was {what} while it was open here.", path=db.path)
 
 
 def _address(path: str, mode: str) -> str:

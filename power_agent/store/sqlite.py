@@ -18,7 +18,7 @@ from power_agent.limits import LEASE_SECONDS, LOCK_SECONDS, READ_CHUNK_EVENTS
 from power_agent.ports import Adoption, Append, Clock, Durability, Kept, Record, SessionRow
 from power_agent.store import reading
 from power_agent.store.backup import backup
-from power_agent.store.file import Log, checkpoint, prepare, translated
+from power_agent.store.file import Log, check_place, checkpoint, prepare, translated
 from power_agent.store.verify import check_chain, check_file
 from power_agent.store.writer import Writer
 
@@ -182,11 +182,11 @@ class SQLiteStore:
 
     async def backup(self, target: str) -> None:
         """Write a consistent copy of the whole store to a new file. It is the same life once more, with the same approvals: go on with one."""
-        self._opened()
-        if self._path == ":memory:":
+        place = await self._opened().run(check_place)
+        if place is None:
             await self._opened().run(backup, self._path, target)
             return
-        await asyncio.to_thread(_backup_apart, self._path, target)
+        await asyncio.to_thread(_backup_apart, self._path, place, target)
 
     async def verify(self, session: str | None = None) -> AsyncIterator[str]:
         """Recompute everything; yield a sentence for each thing that is wrong."""
@@ -211,9 +211,11 @@ def _real(path: str) -> str:
         return str(Path(path).absolute())
 
 
-def _backup_apart(path: str, target: str) -> None:
+def _backup_apart(path: str, place: tuple[int, int], target: str) -> None:
     """Copy over a connection of its own, so that commits go on meanwhile."""
     with translated(path), contextlib.closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=LOCK_SECONDS, factory=Log)) as db:
-        db.path = path
+        db.path, db.place = path, place
         db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+        db.execute("PRAGMA schema_version").fetchall()  # from here on it is open
+        check_place(db)
         backup(db, path, target)

@@ -12,16 +12,17 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from power_agent.errors import StoreError
+from power_agent.errors import StoreChanged, StoreError
 from power_agent.limits import LOCK_SECONDS, READ_CHUNK_EVENTS, TAIL_SECONDS
 from power_agent.ports import Record
 from power_agent.store import reading
-from power_agent.store.file import Log, translated
+from power_agent.store.file import Log, check_place, place_of, translated
 
+T = TypeVar("T")
 Run = Callable[..., Awaitable[Any]]
 """Runs a function of a connection in that connection's thread."""
 
@@ -61,8 +62,8 @@ class Tail:
 
     async def _read(self, session: str | None, after: int) -> list[Record]:
         if session is None:
-            return cast("list[Record]", await self._run(reading.read_all, after, READ_CHUNK_EVENTS))
-        return cast("list[Record]", await self._run(reading.read, session, after, None, READ_CHUNK_EVENTS, None))
+            return cast("list[Record]", await self._run(_in_place, reading.read_all, after, READ_CHUNK_EVENTS))
+        return cast("list[Record]", await self._run(_in_place, reading.read, session, after, None, READ_CHUNK_EVENTS, None))
 
     def _poll(self) -> None:
         """See to it that somebody looks for what other processes commit."""
@@ -76,8 +77,12 @@ class Tail:
         while self._followers:
             if self._db is None:
                 self._db = await _opened(self._path)
-            with translated(self._path):
-                found = await self._db.execute_fetchall(cast("str", _version), ())
+            try:
+                with translated(self._path):
+                    found = await self._db.execute_fetchall(cast("str", _in_place), (_version,))
+            except StoreChanged:
+                self.notice()  # who follows finds out the same
+                raise
             if found != seen:
                 seen = found
                 self.notice()
@@ -108,8 +113,14 @@ def _open(path: str) -> Log:
         db = sqlite3.connect(f"{Path(path).as_uri()}?mode=rw", uri=True, factory=Log, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS)
         db.execute("PRAGMA query_only = ON")
         db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-        db.path = path
+        db.path, db.place = path, place_of(path)
         return db
+
+
+def _in_place(db: Log, read: Callable[..., T], *args: object) -> T:
+    """Read, unless nobody will ever write there again because the file is not at its path any more."""
+    check_place(db)
+    return read(db, *args)
 
 
 def _version(db: Log) -> int:
