@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import gc
 import os
@@ -150,6 +151,33 @@ async def test_after_an_error_of_any_layer_nothing_more_is_written(tmp_path, mon
                 await store.append(adding("alice", 1, note("lost")))
         with pytest.raises(errors.StoreFailed, match="failed before"):
             await store.append(adding("alice", 1, note("later")))
+
+
+async def test_a_checkpoint_without_descriptors_is_no_failure_of_the_disk(tmp_path, monkeypatch, caplog):
+    """The side lock cannot be opened for a moment: nothing of the data was touched, and the store goes on."""
+
+    @contextlib.contextmanager
+    def failing(_path, _seconds=0):
+        raise OSError(errno.EMFILE, "Too many open files")
+        yield
+
+    monkeypatch.setattr("power_agent.store.writer.COMMITS_PER_CHECKPOINT", 1)
+    async with SQLiteStore(tmp_path / "log.db") as store:
+        with monkeypatch.context() as crowded:
+            crowded.setattr("power_agent.store.file.side_lock", failing)
+            await store.append(opening("alice"))
+            await until(lambda: "Too many" in caplog.text)
+        await store.append(adding("alice", 1, note("a")))
+
+        def broken(_db):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr("power_agent.store.writer.checkpoint", broken)
+        with contextlib.suppress(errors.StoreFailed):  # its checkpoint, or already the one before it
+            await store.append(adding("alice", 2, note("b")))
+        await until(lambda: "I/O" in caplog.text)
+        with pytest.raises(errors.StoreFailed, match="failed before"):
+            await store.append(adding("alice", 3, note("c")))
 
 
 async def test_a_setting_that_sqlite_does_not_take_is_refused(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -191,8 +192,9 @@ class Writer:
         try:
             await self.run(checkpoint)
         except errors.StoreError as error:
-            self._remember_failure([error])
-            _log.warning("A checkpoint of %s failed: %s", self.path, error)
+            if isinstance(error.__cause__, sqlite3.Error):  # else it was the side file, and nothing of the data was touched
+                self._remember_failure([error])
+            _log.warning("A checkpoint of %s failed: %s", self.path, error.message)
 
 
 def _forked_off() -> None:
