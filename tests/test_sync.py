@@ -112,6 +112,38 @@ async def test_beside_a_running_event_loop():
         assert (await asyncio.to_thread(agent.state, "s")).turns == 1
 
 
+def test_from_an_event_loop_of_ones_own(tmp_path):
+    """An event loop for each request, as some web servers have it: each verb of the loop itself is refused there and spoils nothing."""
+    loop = make(lambda _: "ok", store=tmp_path / "agent.db")
+
+    async def reads(items):
+        return [item async for item in items]
+
+    verbs = [
+        lambda: loop.send("x", "s", when_busy="queue"),
+        lambda: loop.send("x", "new", key="k"),
+        lambda: loop.resume("s"),
+        lambda: loop.cancel("s"),
+        lambda: loop.state("s"),
+        lambda: loop.store.backup(str(tmp_path / "backup.db")),
+        lambda: reads(loop.watch("s")),
+        lambda: reads(loop.stream("x", "s")),
+    ]
+
+    async def told(verb) -> str:
+        with pytest.raises(InvalidInput, match="another event loop") as caught:
+            await asyncio.wait_for(verb(), PATIENCE_SECONDS)
+        assert ".sync" in caught.value.hint
+        return caught.value.message
+
+    with loop.sync as agent, ThreadPoolExecutor(4) as pool:
+        agent.send("x", "s")
+        messages = list(pool.map(lambda verb: asyncio.run(told(verb)), verbs))
+        assert [message.startswith("This loop") for message in messages[:3]] == [True, False, True], "nothing was begun, whatever the store knows"
+        assert agent.send("y", "s").turn == 2
+        assert [row.session for row in agent.sessions()] == ["s"]
+
+
 def test_from_many_threads():
     """Threads share it; each session has one turn at a time."""
     with make(lambda request: f"for {request.session}").sync as agent, ThreadPoolExecutor(8) as pool:

@@ -193,6 +193,7 @@ class StatefulAgentLoop:
             raise closed()
         if self._opens_store:
             await self._store.__aenter__()
+        self._desk.open()
         try:
             for shelf in self._tools.shelves:
                 await shelf.open()

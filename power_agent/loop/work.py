@@ -14,7 +14,7 @@ from typing import Any
 
 from power_agent import events as e
 from power_agent.drive import Drive
-from power_agent.errors import SessionBusy, StoreClosed, StoreError
+from power_agent.errors import InvalidInput, SessionBusy, StoreClosed, StoreError
 from power_agent.events import Envelope
 from power_agent.limits import MAX_LIVE_STATES, STOP_SECONDS
 from power_agent.ports import Clock, Store
@@ -149,7 +149,14 @@ class Desk:
         self._clock = clock
         self._works: dict[str, Work] = {}
         self._closing = False
+        self._home: asyncio.AbstractEventLoop | None = None
         self.live: dict[str, SessionState] = {}
+
+    def open(self) -> None:
+        """Begin to work, in this event loop and in no other."""
+        if self._home is not None:
+            raise StoreError("This loop is open already.", path="")
+        self._home = asyncio.get_running_loop()
 
     @property
     def closing(self) -> bool:
@@ -175,6 +182,8 @@ class Desk:
         return work
 
     def _reserve(self, name: str, key: str | None = None) -> Work:
+        if self._home not in {None, asyncio.get_running_loop()}:
+            raise InvalidInput("This loop is used from another event loop than the one it was opened in.", hint="Open one in that event loop too, or use `.sync`.")
         if self._closing:
             raise closed()
         if name in self._works:

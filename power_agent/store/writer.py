@@ -42,6 +42,7 @@ class Writer:
         self.durability = durability
         self.lease_ms = lease_ms
         self.users = 0
+        self._home = asyncio.get_running_loop()
         self.failed: errors.StoreError | None = None
         self.leases = LeaseKeeper(path, clock, lease_ms)
         self.tail = Tail(path, self.run)
@@ -93,6 +94,8 @@ class Writer:
     def _connected(self) -> aiosqlite.Connection:
         if os.getpid() != self._pid:
             raise errors.StoreForked(f"{self.path} was opened before this process was forked off.", path=self.path)
+        if asyncio.get_running_loop() is not self._home:
+            raise errors.InvalidInput(f"{self.path} is used from another event loop than the one it was opened in.", hint="Open one in that event loop too, or use `.sync`.")
         if self._db is None:
             raise errors.StoreClosed(f"{self.path} is not open.", path=self.path)
         return self._db
