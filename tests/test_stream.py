@@ -136,6 +136,23 @@ async def test_leaving_detaches(tmp_path):
         assert (await loop.resume("s")).text == "done"
 
 
+async def test_who_left_is_told_no_more(tmp_path):
+    """A stream that was left, or never read, hears nothing once its turn is over; one that is read late still has all of it."""
+    async with make(tmp_path, lambda _: Answer("a few words", chunks=3)) as loop:
+        before = loop._hooks._listeners, loop._hooks._onlookers
+        late = loop.stream("x", "late")
+        for number in range(20):
+            async for _ in loop.stream("x", f"s{number}"):
+                break
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while loop._streams:
+                await asyncio.sleep(0.01)
+        assert (loop._hooks._listeners, loop._hooks._onlookers) == before
+        items = await read(late)
+        assert facts(items) == [kept.seq for kept in await loop.history("late")]
+        assert "".join(glimpses(items, "text")) == "a few words"
+
+
 async def test_streams_of_errors(tmp_path):
     """What `send` raises the stream raises when it is read."""
     async with make(tmp_path, ["one"]) as loop:

@@ -45,8 +45,13 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
     def begin(self, sending: asyncio.Task[TurnResult]) -> Self:
         """Follow what this comes to."""
         self._sending = sending
-        sending.add_done_callback(lambda _: self._news.set())
+        sending.add_done_callback(self._sent)
         return self
+
+    def _sent(self, _: asyncio.Task[TurnResult]) -> None:
+        """All that was to be heard is in the buffer by now, or in the log: who left without a word is told no more."""
+        self._detach()
+        self._news.set()
 
     def start(self, after: int) -> None:
         """Say behind which event it all begins."""
@@ -163,6 +168,9 @@ class Stream(AsyncIterator[Envelope | Glimpsed]):
 
     async def aclose(self) -> None:
         """Stop following; the turn runs on."""
+        self._detach()
+
+    def _detach(self) -> None:
         for end in self._ends:
             end()
         self._ends = ()
