@@ -149,7 +149,7 @@ class Executor:
         """Ask the policy. What it cannot judge does not run."""
         try:
             verdict: object = self._policy(call)
-        except Exception as error:  # noqa: BLE001  whatever it raises
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  whatever it raises: it awaits nothing, so nobody cancels it here
             return Deny(f"the policy failed: {type(error).__name__}: {error}", "policy failed")
         if isinstance(verdict, Allow | Ask | Deny):
             return verdict

@@ -187,6 +187,20 @@ async def test_a_policy_that_raises_runs_nothing(make):
         assert (await loop.state("s")).turn is None
 
 
+async def test_a_policy_that_is_cancelled_from_within_denies(make):
+    """`CancelledError` in a policy, though nobody cancelled anything, is no interrupt: the call is denied and the turn goes on."""
+    ledger = Ledger()
+
+    def policy(_):
+        raise asyncio.CancelledError
+
+    model = ScriptedModel([PAY, "done"])
+    async with make(model, tools=[ledger.tool], policy=policy) as loop:
+        assert (await loop.send("x", "s")).status == "completed"
+    assert "the policy failed: CancelledError" in told(model)[0]
+    assert ledger.paid == []
+
+
 @pytest.mark.parametrize("thinks", [False, True], ids=["at once", "after thinking"])
 async def test_a_guard_that_refuses_everything(make, thinks):
     """When a guard refuses every call of a message the turn goes on at once: there is nothing left to wait for."""

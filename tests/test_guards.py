@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from power_agent import Call, ScriptedModel, StatefulAgentLoop, Text, tool
+from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, Text, tool
 from power_agent.errors import InputRefused, InvalidInput
 from power_agent.guards import guard
 from power_agent.policy import Change, Refuse
@@ -249,6 +249,70 @@ async def test_a_guard_that_thinks_while_the_turn_is_cancelled():
         assert (await sending).status == "cancelled"
         assert len(model.requests) == 1
         assert [wrong async for wrong in loop.verify()] == []
+
+
+def asking_for(place) -> ScriptedModel:
+    """A model that makes a call where calls are guarded."""
+    return ScriptedModel([[Call("look", {"place": "home"})], "done"] if place == "call" else ["done"])
+
+
+def hanging(place, thinks):
+    """A guard that comes to nothing."""
+
+    @guard(place)
+    async def hangs(_subject):
+        thinks.set()
+        await asyncio.sleep(3_600)
+
+    return hangs
+
+
+@pytest.mark.parametrize("place", ["model", "call", "end"])
+async def test_a_guard_that_hangs_is_stopped_by_a_cancel(place):
+    """The turn ends at once, and what was guarded did not happen."""
+    thinks, model = asyncio.Event(), asking_for(place)
+    async with make(model, hanging(place, thinks)) as loop, asyncio.timeout(20):
+        sending = asyncio.ensure_future(loop.send("x", "s"))
+        await thinks.wait()
+        assert await loop.cancel("s")
+        assert (await sending).status == "cancelled"
+        await nothing_went_through(loop, model, place)
+
+
+@pytest.mark.parametrize("place", ["model", "call", "end"])
+async def test_a_guard_that_hangs_is_stopped_by_the_turns_deadline(place):
+    """The turn ends at its limit, what was guarded did not happen, and a request that was not sent costs nothing."""
+    thinks, model = asyncio.Event(), asking_for(place)
+    async with make(model, hanging(place, thinks), limits=Limits(max_turn_seconds=0.3)) as loop, asyncio.timeout(20):
+        result = await loop.send("x", "s")
+        assert (result.status, result.reason) == ("limit", "max_turn_seconds")
+        await nothing_went_through(loop, model, place)
+
+
+async def nothing_went_through(loop, model, place) -> None:
+    assert len(model.requests) == (0 if place == "model" else 1)
+    assert "call.started" not in await kinds(loop)
+    assert [kept.event.status for kept in await loop.history("s", kinds=["turn.ended"])] != ["completed"]
+    assert (await loop.state("s")).spent.lost_tokens == 0
+    assert [wrong async for wrong in loop.verify()] == []
+
+
+@pytest.mark.parametrize("place", ["model", "call", "end"])
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "thinking"])
+async def test_a_guard_that_is_cancelled_from_within_failed(place, later):
+    """`CancelledError` in a guard, though nobody cancelled anything, is its failure: it refuses, at the end it is passed over."""
+
+    def broken(_subject):
+        raise asyncio.CancelledError
+
+    async def thinks(subject):
+        broken(subject)
+
+    model = asking_for(place)
+    async with make(model, guard(place)(thinks if later else broken)) as loop, asyncio.timeout(20):
+        result = await loop.send("x", "s")
+        assert (result.status, len(model.requests)) == {"model": ("failed", 0), "call": ("completed", 2), "end": ("completed", 1)}[place]
+        assert "call.started" not in await kinds(loop)
 
 
 @pytest.mark.parametrize("guards", [{"input": lambda _subject: None}, lambda _subject: None, ["input"], [None], 7])

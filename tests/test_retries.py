@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from servers import ChatServer
 
-from power_agent import Limits, ModelError, ScriptedModel, StatefulAgentLoop
+from power_agent import Limits, ModelError, ScriptedModel, StatefulAgentLoop, Text
 from power_agent.clock import HeldClock
 from power_agent.drive.attempts import backoff
 from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS
@@ -113,6 +113,45 @@ async def test_the_deadline_ends_the_last_attempt(ends, tmp_path):
         assert [fault async for fault in here.verify()] == []
     async with StatefulAgentLoop(ScriptedModel(lambda _request: "At last."), store=tmp_path / "log.db", clock=clock) as here:
         assert (await here.resume("s")).text == "At last."
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: None, "must return a ModelReply"),
+        (lambda: "hello", "must return a ModelReply"),
+        (lambda: [Text("hello")], "must return a ModelReply"),
+        (lambda: raises(asyncio.CancelledError()), "cancelled from within"),
+        (lambda: raises(KeyError("bug")), "KeyError"),
+    ],
+    ids=["nothing", "a text", "parts", "cancelled from within", "a bug"],
+)
+async def test_an_adapters_bug_ends_the_turn(answer, said, tmp_path):
+    """Whatever it returns or raises, it is asked once, the turn says what is wrong, and a resume with a model that answers goes on."""
+
+    async def odd(_request):
+        return answer()
+
+    async with StatefulAgentLoop(Slow(odd), store=tmp_path / "log.db") as here, asyncio.timeout(30):
+        result = await here.send("Hello.", "s")
+        assert (result.status, result.reason) == ("failed", "model")
+        assert said in result.failure.message
+        assert len(await here.history("s", kinds=["model.asked"])) == 1
+    async with StatefulAgentLoop(ScriptedModel(lambda _request: "At last."), store=tmp_path / "log.db") as here:
+        assert (await here.resume("s")).text == "At last."
+
+
+async def test_a_model_that_does_not_even_await(tmp_path):
+    """A function where a coroutine function should be is a bug like any other, also when it raises what an interrupt raises."""
+    for answer in (lambda: None, lambda: raises(asyncio.CancelledError())):
+        model = Slow(None)
+        model.ask = lambda _request, _glimpse, answer=answer: answer()
+        async with StatefulAgentLoop(model, store=":memory:") as here, asyncio.timeout(30):
+            assert (await here.send("Hello.", "s")).status == "failed"
 
 
 class Slow:

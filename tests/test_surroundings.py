@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from test_compaction import Windowed, chat, dump, talk, work
 
-from power_agent import Attachment, Limits, ScriptedModel, StatefulAgentLoop, Text
+from power_agent import Attachment, Call, Limits, ScriptedModel, StatefulAgentLoop, Text
 from power_agent import events as e
+from power_agent.clock import HeldClock
 from power_agent.limits import MAX_SURROUNDINGS_CHARACTERS
 from power_agent.messages import restore_text
 
@@ -44,7 +45,15 @@ async def test_parts_and_nothing():
     assert model.requests[0].messages[-1].parts == (Text("go"), Text("a"), image, Text("b"))
 
 
-@pytest.mark.parametrize("bad", [lambda _: 1 / 0, lambda _: [1], lambda _: 7, lambda _: Text(7)])
+def cancelled_from_within(_asked):
+    raise asyncio.CancelledError
+
+
+async def cancelled_later(asked):
+    cancelled_from_within(asked)
+
+
+@pytest.mark.parametrize("bad", [lambda _: 1 / 0, lambda _: [1], lambda _: 7, lambda _: Text(7), cancelled_from_within, cancelled_later])
 async def test_a_provider_that_fails_is_passed_over(bad, caplog):
     """The turn goes on without its words, and the log of the program says so."""
     model = ScriptedModel(["done"])
@@ -65,6 +74,42 @@ async def test_what_is_not_unicode_is_shown_as_it_is_kept(odd):
             text, image = kept.event.context
             assert request.messages[-1].parts[-2:] == (text, image)
             assert (restore_text(text.text), restore_text(image.url)) == (odd, f"https://example.org/{odd}")
+
+
+@pytest.mark.parametrize("by", ["cancel", "deadline"])
+async def test_a_provider_that_hangs_is_stopped_with_the_turn(by):
+    """A cancel ends the wait, and so does the turn's deadline; the model is not asked."""
+    there, model = asyncio.Event(), ScriptedModel(["done"])
+
+    async def hangs(_asked):
+        there.set()
+        await asyncio.sleep(3_600)
+
+    limits = Limits(max_turn_seconds=0.3 if by == "deadline" else None)
+    async with StatefulAgentLoop(model, store=":memory:", context=[hangs], limits=limits) as loop, asyncio.timeout(20):
+        sending = asyncio.ensure_future(loop.send("go", "s"))
+        await there.wait()
+        assert by == "deadline" or await loop.cancel("s")
+        result = await sending
+        assert (result.status, result.reason) == (("limit", "max_turn_seconds") if by == "deadline" else ("cancelled", "cancelled"))
+        assert not model.requests
+
+
+async def test_a_provider_that_hangs_leaves_the_last_answer():
+    """Where a turn at its limit still has one answer, that is asked for without the words of a provider that does not come."""
+    clock, model = HeldClock(), ScriptedModel([[Call("dump", {"size": 1})], "what is done"])
+
+    async def hangs(asked):
+        if asked.round == 2:
+            clock.move(100)
+            await asyncio.sleep(3_600)
+        return "it is noon"
+
+    limits = Limits(max_turn_seconds=50, last_answer=True)
+    async with StatefulAgentLoop(model, store=":memory:", tools=[dump], context=[hangs], limits=limits, clock=clock) as loop, asyncio.timeout(20):
+        result = await loop.send("go", "s")
+        assert (result.status, result.reason) == ("limit", "max_turn_seconds")
+        assert len(model.requests) == 2
 
 
 async def test_bounded():

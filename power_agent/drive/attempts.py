@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
 from power_agent import events as e
 from power_agent.compaction import window_of
 from power_agent.drive.ledger import Ledger
-from power_agent.drive.tasks import looked_at, stopped
+from power_agent.drive.tasks import looked_at, own_failure, stopped
 from power_agent.errors import ContextTooLong, ModelError, PriceUnknown
 from power_agent.gauge import answer_tokens
 from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS
 from power_agent.machine import AskModel, turn_deadline
 from power_agent.messages import AnswerPart, Call, Usage
-from power_agent.ports import Model, ModelReply, SoFar, Tried
+from power_agent.ports import Glimpse, Model, ModelReply, ModelRequest, SoFar, Tried
 from power_agent.word import replace
 
+CANCELLED, OVER = object(), object()
+"""Why somebody is not waited for any more: the turn was cancelled or ended by others; its time was over."""
 RESERVED = "what was reserved, because no tokens were counted"
 """The source of a cost that nobody told, where a limit of money has to go by something."""
 
@@ -47,7 +49,7 @@ class Attempts:
         limits = self._ledger.config.limits
         return limits.max_cost_usd_per_turn is not None or limits.max_cost_usd_per_session is not None
 
-    def paid(self, model: Model, reply: ModelReply) -> ModelReply:
+    def _paid(self, model: Model, reply: ModelReply) -> ModelReply:
         """Return a reply with its cost, where the model does not tell it with the reply but by its `cost`."""
         if reply.cost_nano_usd is not None:
             return reply
@@ -64,25 +66,18 @@ class Attempts:
         answer = min(answer, most) if isinstance(most, int) else answer
         return _price(model, Usage(tokens, answer)), tokens + answer
 
-    async def until_cancelled(self, request: Any) -> ModelReply | None:
-        """Wait for an answer; None when the turn was cancelled first."""
-        task: asyncio.Task[ModelReply] = asyncio.ensure_future(request)
-        task.add_done_callback(looked_at)
-        try:
-            while not task.done():
-                await self._ledger.pause({task})
-                if not task.done() and self._ledger.state.cancel is not None:
-                    return None
-                request = self._ledger.state.request
-                if request is None or (self._ledger.state.turn is None and request.purpose == "turn"):
-                    return None
-                deadline = None if self._ledger.state.turn is None else turn_deadline(self._ledger.state.turn)
-                if not task.done() and deadline is not None and self._ledger.clock.now() >= deadline:
-                    raise ModelError("The time of the turn was over before the answer came.", retryable=True)
-            return await task
-        finally:
-            if not task.done():
-                await stopped([task])
+    async def until_cancelled(self, model: Model, request: ModelRequest, glimpse: Glimpse) -> ModelReply | None:
+        """Ask and wait for an answer, with what it cost; None when the turn was cancelled first."""
+        with own_failure():
+            asked = model.ask(request, glimpse)
+        reply = await waited(self._ledger, asked)
+        if reply is CANCELLED:
+            return None
+        if reply is OVER:
+            raise ModelError("The time of the turn was over before the answer came.", retryable=True)
+        if not isinstance(reply, ModelReply):
+            raise ModelError(f"The model returned {type(reply).__name__}; its ask() must return a ModelReply, or raise ModelError.")
+        return self._paid(model, reply)
 
     def failed(self, step: AskModel, error: ModelError, most: int = MAX_MODEL_ATTEMPTS) -> e.ModelFailed:
         """Return the fact that an attempt failed, and when the next one may be made: of the same model, or of another one of a chain."""
@@ -95,6 +90,32 @@ class Attempts:
         failure = e.Failure(code=error.code, message=error.message[:4_000])
         not_before = self._ledger.clock.now() + round(wait * 1000) if again else None
         return e.ModelFailed(round=step.round, attempt=step.attempt, failure=failure, retryable=error.retryable, not_before=not_before)
+
+
+async def waited(ledger: Ledger, work: Awaitable[Any]) -> Any:
+    """Wait for what somebody else's code comes to, but no longer than the turn goes on: else CANCELLED or OVER, and the code is stopped."""
+    here = _place(ledger)
+    task: asyncio.Task[Any] = asyncio.ensure_future(cast("asyncio.Future[Any]", work))
+    task.add_done_callback(looked_at)
+    try:
+        while not task.done():
+            await ledger.pause({task})
+            if not task.done() and (ledger.state.cancel is not None or _place(ledger) != here):
+                return CANCELLED
+            deadline = None if ledger.state.turn is None else turn_deadline(ledger.state.turn)
+            if not task.done() and deadline is not None and ledger.clock.now() >= deadline:
+                return OVER
+        with own_failure():
+            return await task
+    finally:
+        if not task.done():
+            await stopped([task])
+
+
+def _place(ledger: Ledger) -> tuple[int, int]:
+    """Name the turn and the request that are open."""
+    turn, request = ledger.state.turn, ledger.state.request
+    return 0 if turn is None else turn.number, 0 if request is None else request.seq
 
 
 def attempts_of(model: Model, most: int = MAX_MODEL_ATTEMPTS) -> int:

@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from power_agent import events as e
+from power_agent.drive.attempts import CANCELLED, OVER
 from power_agent.drive.counsel import MOVED, Counsel
 from power_agent.drive.ledger import Ledger
 from power_agent.drive.tasks import stopped
 from power_agent.errors import IllegalMove, InvalidInput
 from power_agent.executor import STOPPED, Executor, wanted
+from power_agent.guards import name_of
 from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, LOOK_SECONDS
 from power_agent.machine import RunCalls, earliest_deadline
 from power_agent.outcomes import Done, lost
@@ -124,8 +126,11 @@ class Calls:
         """Let the guards look at a call. False: the head moved while one of them thought, decide again."""
         for one in self._executor.guards(self._ledger.state, self._ledger.state.calls[name]):
             verdict = await self._counsel.consult(one, wanted(self._ledger.state, self._ledger.state.calls[name]))
-            if verdict is MOVED:
+            if verdict is MOVED or verdict is CANCELLED:
                 return False
+            if verdict is OVER:
+                self._ledger.stage(e.CallAborted(call=name, by="power_agent", reason=f"the guard {name_of(one)} had not decided when the time of the turn was over"))
+                break
             self._ledger.stage(*self._executor.guarded(self._ledger.state.calls[name], one, verdict))
             if name not in self._ledger.state.calls or self._ledger.state.calls[name].resolved:
                 break

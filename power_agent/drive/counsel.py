@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from power_agent import events as e
+from power_agent.drive.attempts import CANCELLED, OVER, waited
 from power_agent.drive.ledger import Ledger
-from power_agent.drive.tasks import dropped
+from power_agent.drive.tasks import dropped, own_failure
 from power_agent.errors import OutputInvalid
 from power_agent.givens import name_of
 from power_agent.guards import AnyGuard, Ending, Guards, settled
@@ -37,9 +39,10 @@ class Counsel:
         self._outputs = outputs
 
     async def consult(self, one: AnyGuard, subject: Any) -> Any:
-        """Ask a guard: its verdict, what it raised, or MOVED when the head moved while it thought."""
+        """Ask a guard: its verdict, what it raised, MOVED when the head moved while it thought, or why it was stopped (CANCELLED, OVER)."""
         try:
-            verdict: Any = one(subject)
+            with own_failure():
+                verdict: Any = one(subject)
         except Exception as error:  # noqa: BLE001  what could not be looked at does not happen
             return error
         if not inspect.isawaitable(verdict):
@@ -47,11 +50,10 @@ class Counsel:
         if not await self._ledger.keep():
             await dropped(verdict)
             return MOVED
-        try:
-            verdict = await verdict
-        except Exception as error:  # noqa: BLE001  the same
-            verdict = error
         known = self._ledger.kept
+        verdict = await waited(self._ledger, _thought(verdict))
+        if verdict is CANCELLED or verdict is OVER:
+            return verdict
         await self._ledger.look()  # it may have thought for long
         return verdict if self._ledger.kept is known else MOVED
 
@@ -66,7 +68,10 @@ class Counsel:
             return False
         for one in self._guards.at("end"):
             verdict = await self.consult(one, Ending(session=self._ledger.kept.session, turn=step.turn, text=text, rounds=turn.round, objections=turn.objections))
-            if verdict is MOVED:
+            if verdict is MOVED or verdict is CANCELLED:
+                return True
+            if verdict is OVER:  # it may have had an objection
+                self._ledger.stage(e.TurnEnded(turn=step.turn, status="limit", reason="max_turn_seconds"))
                 return True
             if isinstance(verdict, Exception):
                 _log.warning("The guard %s failed at the end of turn %s of session %r, and is passed over: %r", name_of(one), step.turn, self._ledger.kept.session, verdict)
@@ -92,3 +97,12 @@ class Counsel:
                 self._ledger.stage(e.TurnEnded(turn=turn.number, status="failed", reason=error.code, failure=failure))
             return True
         return False
+
+
+async def _thought(verdict: Awaitable[Any]) -> Any:
+    """Wait for a verdict; return what its guard raised: that is a verdict, too."""
+    try:
+        with own_failure():
+            return await verdict
+    except Exception as error:  # noqa: BLE001  what could not be looked at does not happen
+        return error

@@ -11,10 +11,10 @@ from power_agent import events as e
 from power_agent.cleaning import storable
 from power_agent.compaction import Compactor
 from power_agent.context import render
-from power_agent.drive.attempts import Attempts, answered, attempts_of
+from power_agent.drive.attempts import CANCELLED, OVER, Attempts, answered, attempts_of, waited
 from power_agent.drive.counsel import MOVED, Counsel
 from power_agent.drive.ledger import Ledger
-from power_agent.drive.tasks import dropped
+from power_agent.drive.tasks import dropped, own_failure
 from power_agent.errors import IllegalMove, InvalidInput, LogError, ModelError, StoreError
 from power_agent.gauge import of_part
 from power_agent.givens import name_of
@@ -78,14 +78,14 @@ class Questions:
         if blobs := render(self._ledger.state).blobs:
             request = replace(request, attachments=await self._attachments(blobs))
         try:
-            reply = await self._attempts.until_cancelled(model.ask(request, self._piece(step)))
+            reply = await self._attempts.until_cancelled(model, request, self._piece(step))
         except ModelError as error:
             self._void(step, error)
         except Exception as error:  # noqa: BLE001  an adapter's bug ends the turn, not the session
             self._void(step, ModelError(f"{type(error).__name__}: {error}"))
         else:
             if reply is not None:
-                self._stage_answer(step, self._attempts.paid(model, reply))
+                self._stage_answer(step, reply)
 
     def _with_taken_in(self, asked: e.ModelAsked) -> SessionState:
         """Return the state with what a request takes in: inputs that steer, and notes."""
@@ -112,7 +112,7 @@ class Questions:
             _log.warning("Turn %d of session %r began with the model %s, which this process does not have: %s goes on.", self._warned, state.session, began, own)
 
     async def _surroundings(self, step: AskModel) -> tuple[ContentPart, ...] | None:
-        """Let the providers say what the model is shown beside the log. None: others added facts meanwhile, decide again."""
+        """Let the providers say what the model is shown beside the log. None: others added facts meanwhile, or the time is over; decide again."""
         if not self._providers:
             return ()
         said = next((entry.parts for entry in reversed(self._ledger.state.transcript) if isinstance(entry, Said)), ())
@@ -120,12 +120,17 @@ class Questions:
         parts = list[ContentPart]()
         for provider in self._providers:
             try:
-                shown: Any = provider(asked)
+                with own_failure():
+                    shown: Any = provider(asked)
                 if inspect.isawaitable(shown):
                     if not await self._ledger.keep():
                         await dropped(shown)
                         return None
-                    shown = await shown
+                    shown = await waited(self._ledger, shown)
+                if shown is CANCELLED or (shown is OVER and not self._last):
+                    return None
+                if shown is OVER:
+                    raise TimeoutError("it did not come while the turn had time")
                 parts += parts_of(shown)
             except (LogError, StoreError):
                 raise
@@ -133,6 +138,12 @@ class Questions:
                 failed(provider, asked.session, error)
         said_here, _ = self._ledger.sink.covered(tuple(parts))
         return bounded(said_here, self._compactor.bounds(self._ledger.state).soft)
+
+    @property
+    def _last(self) -> bool:
+        """Whether the turn is at its limit already, and this is the one answer that it still has."""
+        turn = self._ledger.state.turn
+        return turn is not None and LAST in turn.habits.told
 
     def _asking(self, step: AskModel, model: Model, around: tuple[ContentPart, ...]) -> e.ModelAsked:
         """Return the intent to ask, with what the request may come to if nobody sees its end."""
@@ -187,7 +198,9 @@ class Questions:
         """Let the guards look at a request. None: it is not sent, decide again."""
         for one in self._guards.at("model"):
             verdict = await self._counsel.consult(one, Asking(session=request.session, turn=step.turn, round=step.round, attempt=step.attempt, request=request))
-            if verdict is MOVED:
+            if verdict is CANCELLED or verdict is OVER:
+                self._unsent(step, name_of(one))
+            if verdict is MOVED or verdict is CANCELLED or verdict is OVER:
                 return None
             match settled(verdict, "model"):
                 case Refuse(reason=reason):
@@ -200,6 +213,11 @@ class Questions:
                     settings = {**(request.settings or {}), **(change.get("settings") or {})}
                     request = replace(request, system=change.get("system", request.system), settings=settings)
         return request
+
+    def _unsent(self, step: AskModel, guard: str) -> None:
+        """Stage that a request which stands in the log was not sent, because a guard was stopped before it decided."""
+        if self._ledger.state.request is not None:
+            self._ledger.stage(self._attempts.failed(step, ModelError(f"The guard {guard} did not decide while the turn went on. Nothing was sent.", retryable=True)))
 
     async def _attachments(self, blobs: Collection[str]) -> dict[str, bytes]:
         """Read the bytes that messages refer to; what is missing the model's adapter will say."""

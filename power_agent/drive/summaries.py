@@ -101,7 +101,7 @@ class Summaries:
                 tokens=tokens,
             )
             try:
-                reply = await self._attempts.until_cancelled(model.ask(request, lambda _kind, _text: None))
+                reply = await self._attempts.until_cancelled(model, request, lambda _kind, _text: None)
             except Exception as raised:  # noqa: BLE001  an adapter's bug is no reason to end the turn
                 error = raised if isinstance(raised, ModelError) else ModelError(f"{type(raised).__name__}: {raised}")
                 tried.append(Tried(model=model.name, final=not error.retryable))
@@ -109,7 +109,6 @@ class Summaries:
                 continue
             if reply is None:
                 break
-            reply = self._attempts.paid(model, reply)
             self._ledger.stage(answered(step, reply))
             return _summary_of(reply)
         raise GivenUp

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from power_agent.limits import STOP_SECONDS
+
+
+class CancelledFromWithin(Exception):
+    """Somebody else's code raised `CancelledError` though nobody cancelled anything: it failed, and that is no interrupt."""
+
+
+@contextmanager
+def own_failure() -> Iterator[None]:
+    """Make a `CancelledError` the failure of the code that raised it, unless this very task is being cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise CancelledFromWithin("it was cancelled from within, without an outcome") from None
 
 
 async def stopped(tasks: Any) -> None:
