@@ -413,25 +413,32 @@ class OutcomeUnknown(ToolError):
 
 
 class ModelError(PowerAgentError):
-    """The model did not answer. Adapters raise it with `retryable=` and, where the server said so, `retry_after` seconds."""
+    """The model did not answer. Adapters raise it with `retryable=` and, where the server said so, `retry_after` seconds.
+
+    `unspent=True` is their word that nothing was used: nothing was sent, or the request was refused before anything of an answer came.
+    Without it nobody knows, and what was reserved for the request counts against the limits.
+    """
 
     code = "model"
+    default_unspent: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False, retry_after: float | None = None, **fields: Any) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False, retry_after: float | None = None, unspent: bool | None = None, **fields: Any) -> None:
         super().__init__(message, hint=hint, **fields)
         self.retryable = retryable
         self.retry_after = retry_after
+        self.unspent = self.default_unspent if unspent is None else unspent
         self.again_in: float | None = None
         """Seconds until another model of a chain makes the next attempt, whatever became of this one; None: no chain, or none left."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable, "retry_after": self.retry_after})
+        return _rebuild, (type(self), self.message, self.hint, {**self.fields, "retryable": self.retryable, "retry_after": self.retry_after, "unspent": self.unspent})
 
 
 class ContextTooLong(ModelError):
     """The request is larger than what the model reads. Asking again changes nothing."""
 
     code = "context_too_long"
+    default_unspent = True
     default_hint = "The context is compacted and sent again; where that is not possible, compact the session or use a model with a larger window."
 
 

@@ -299,7 +299,10 @@ class ModelAnswered(Event):
 
 @word(kw_only=True)
 class ModelFailed(Event):
-    """An attempt came to nothing. With `not_before` (milliseconds of the wall clock) another one follows; without, none."""
+    """An attempt came to nothing. With `not_before` (milliseconds of the wall clock) another one follows; without, none.
+
+    `lost` says that nobody knows what it used: what was reserved for it counts.
+    """
 
     kind: ClassVar = "model.failed"
     code: ClassVar = 22
@@ -309,6 +312,7 @@ class ModelFailed(Event):
     retryable: bool = False
     not_before: int | None = None
     usage: Usage | None = None
+    lost: bool = False
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------

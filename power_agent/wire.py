@@ -206,12 +206,12 @@ def _told(error: Exception, where: str) -> Exception:
     """Return an error of a client's as ours, by its name; what is no error of a client's is returned as it came."""
     names = [kind.__name__ for kind in type(error).__mro__]
     if _OURS & set(names):
-        return WireError(f"The request to {where} could not be sent: {names[0]}.", hint="Check the base URL, the headers and the key.")
+        return WireError(f"The request to {where} could not be sent: {names[0]}.", hint="Check the base URL, the headers and the key.", unspent=True)
     if "ConnectTimeout" in names:
-        return WireError(f"{where} could not be reached in time.", retryable=True)
+        return WireError(f"{where} could not be reached in time.", retryable=True, unspent=True)
     if "StreamError" in names:
         return WireError(f"What {where} answered cannot be read: {names[0]}.", retryable=True)
     if "TransportError" in names or isinstance(error, OSError):
         said = " ".join(str(error).split())[:200]
-        return WireError(f"The connection to {where} failed: {names[0]}{f' ({said})' if said else ''}.", retryable=True)
+        return WireError(f"The connection to {where} failed: {names[0]}{f' ({said})' if said else ''}.", retryable=True, unspent="ConnectError" in names)
     return error

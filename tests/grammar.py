@@ -214,6 +214,7 @@ class Walker:
             retryable=True,
             not_before=self.chance.choice((None, self.now + 2_000)),
             usage=self.chance.choice((None, Usage(3, 1))),
+            lost=turn.round % 2 == 0,
         )
         choices: list[Choice] = [(8, self._answer()), (1, failed), (0.2, e.CancelAsked(reason="enough")), (0.1, e.TurnEnded(turn=turn.number, status="cancelled"))]
         return choices if state.cancel else [*choices, (0.6, self._ask())]

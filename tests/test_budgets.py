@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from power_agent import Answer, Call, Limits, ScriptedModel, StatefulAgentLoop, Usage, failpoints, tool
+from power_agent import Answer, Call, Limits, ModelError, ScriptedModel, StatefulAgentLoop, Usage, failpoints, tool
 from power_agent.clock import HeldClock
 from power_agent.ports import ModelReply
 
@@ -118,6 +118,45 @@ def test_a_request_whose_end_nobody_saw_counts(tmp_path, name):
             assert (spent.usage.total, spent.cost_nano_usd) == (ROUNDS * TOKENS, ROUNDS * NANO)
 
     asyncio.run(after())
+
+
+class Dear(ScriptedModel):
+    """A model whose every request costs ten dollars."""
+
+    def cost(self, _usage: Usage) -> int:
+        return 10_000_000_000
+
+
+async def _hanging(_request):
+    await asyncio.sleep(3_600)
+
+
+async def _broken(_request):
+    raise ModelError("The stream broke off.")
+
+
+async def _refusing(_request):
+    raise ModelError("Busy.", unspent=True)
+
+
+async def _buggy(_request):
+    raise KeyError("bug")
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "asked"),
+    [(_hanging, 0.2, 1), (_broken, None, 1), (_buggy, None, 1), (_refusing, None, 3)],
+    ids=["cut off at the deadline", "broke off", "an adapter's bug", "refused"],
+)
+async def test_a_request_that_may_have_been_paid_for_counts(answer, seconds, asked):
+    """Whose usage nobody knows counts what was reserved, so the next one is not sent; what was refused counts nothing."""
+    model = Dear(answer)
+    async with StatefulAgentLoop(model, store=":memory:", limits=Limits(max_cost_usd_per_session=5, max_turn_seconds=seconds)) as loop, asyncio.timeout(20):
+        results = [await loop.send("go", "s") for _ in range(3)]
+        spent = (await loop.state("s")).spent
+    assert len(model.requests) == asked
+    assert spent.lost_cost_nano_usd == (10_000_000_000 if asked == 1 else 0)
+    assert (results[-1].status, results[-1].reason) == (("limit", "max_cost_usd_per_session") if asked == 1 else ("failed", "model"))
 
 
 async def _sent(path) -> None:

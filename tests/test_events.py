@@ -122,7 +122,7 @@ cancel.asked reason* by
 guard.decided guard* at* verdict* reason subject change
 model.asked turn* round* attempt purpose model* inputs prefix_digest reserved_tokens reserved_cost_nano_usd context untrusted
 model.answered round* attempt parts* format finish usage model cost_nano_usd price_source
-model.failed round* attempt failure* retryable not_before usage
+model.failed round* attempt failure* retryable not_before usage lost
 call.approval_asked call* rule* digest* question deadline external untrusted
 call.approved call* digest* by* reason rule
 call.denied call* by* reason* digest
@@ -159,6 +159,7 @@ def test_defaults_are_frozen():
         "model.answered.usage": Usage(),
         "model.failed.attempt": 1,
         "model.failed.retryable": False,
+        "model.failed.lost": False,
         "call.approval_asked.external": False,
         "call.approval_asked.untrusted": False,
         "call.started.attempt": 1,
@@ -236,6 +237,7 @@ BY_NAME: dict[str, SearchStrategy[Any]] = {
     "finish": st.sampled_from(("stop", "calls", "length", "refused", "filtered", "other")),
     "cost_nano_usd": st.none() | COUNT,
     "retryable": st.booleans(),
+    "lost": st.booleans(),
     "not_before": st.none() | COUNT,
     "deadline": st.none() | COUNT,
     "external": st.booleans(),

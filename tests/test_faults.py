@@ -21,8 +21,9 @@ from faults import FAULTS, PLAIN, STATUSES, TROUBLE, VENDORS, WAITS, in_stream
 from power_agent import StatefulAgentLoop
 from power_agent.errors import ContextTooLong, ModelError
 from power_agent.models.http import HTTPModel
+from power_agent.state import fold
 from power_agent.testing.model_contract import KEY, ROOMY, SHORT, asking
-from power_agent.testing.speaking import Loopback, Said, body, head, in_turn, saying
+from power_agent.testing.speaking import Loopback, Said, body, head, in_turn, saying, stopping
 
 CLIENTS = {name: functools.partial(kind, verify=False) for name, kind in (("httpx", httpx.AsyncClient), ("httpx2", httpx2.AsyncClient))}
 """Nothing is encrypted on loopback, and reading all certificates for each client would take longer than the tests."""
@@ -98,6 +99,22 @@ async def test_an_error_that_comes_as_a_success(name):
 
 
 @pytest.mark.parametrize("name", VENDORS)
+async def test_what_nobody_knows_the_cost_of_counts_what_was_reserved(name):
+    """A refusal before anything of an answer costs nothing, in the stream, too; a request whose answer broke off may have cost all that was reserved."""
+    vendor = VENDORS[name]
+    begins, spoken = head(media_type=vendor.server.media_type), b"".join(vendor.server.stream(PLAIN)[: -vendor.server.tail])
+    error = in_stream(vendor, vendor.trouble["overloaded"])
+    refused = [body(429, vendor.server.error("Busy.")), body(503, vendor.server.error("Busy.")), body(400, vendor.server.error("No.")), saying(begins + error)]
+    broken = [stopping(reset=True), saying(begins + spoken), saying(begins + spoken + error), body(200, b"{")]
+    for replies, lost in ((refused, False), (broken, True)):
+        for reply in replies:
+            _, events = await went(vendor, True, "httpx", reply)
+            reserved = next(kept.event.reserved_tokens for kept in events if kept.kind == "model.asked")
+            assert [one.lost for one in failures(events)] == [lost]
+            assert fold(events).spent.lost_tokens == (reserved if lost else 0)
+
+
+@pytest.mark.parametrize("name", VENDORS)
 async def test_every_status_with_every_wait(name):
     """`Retry-After` in seconds, as a date, absurd, negative or nonsense: honoured and bounded where another attempt may help."""
     vendor = VENDORS[name]
@@ -148,7 +165,7 @@ async def test_nobody_there(where, said, name, client, tmp_path):
                 assert (await loop.send("Hello.", "s")).status == "failed"
                 failed = failures(await loop.history("s"))
     assert len(failed) == 6
-    assert all(one.retryable and said in one.failure.message for one in failed)
+    assert all(one.retryable and said in one.failure.message and not one.lost for one in failed)
     async with Loopback(vendor.answer(FINE, stream=True)) as loopback, CLIENTS[client]() as connection:
         model = HTTPModel(vendor.form(), "m", base_url=loopback.url, key=KEY, client=connection)
         async with StatefulAgentLoop(model, store=tmp_path / "log.db") as loop:

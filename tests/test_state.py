@@ -568,6 +568,10 @@ def test_answers_and_failures_are_paid_for():
     assert (state.spent.usage, state.spent.cost_nano_usd, state.spent.unpriced, state.spent.tokens) == (Usage(21, 11, 6, 4, 2), 40, 1, 32)
     unknown = after(*TURN, ask(), e.ModelFailed(round=1, failure=FAILURE))
     assert unknown.spent.tokens == 0
+    reserved = e.ModelAsked(turn=1, round=1, model="m", reserved_tokens=100, reserved_cost_nano_usd=7)
+    lost = after(*TURN, reserved, e.ModelFailed(round=1, failure=FAILURE, lost=True))
+    assert lost.turn is not None
+    assert [(spent.lost_tokens, spent.lost_cost_nano_usd) for spent in (lost.spent, lost.turn_spent)] == [(100, 7)] * 2
 
 
 def test_a_turn_that_continues_inherits_what_was_spent():

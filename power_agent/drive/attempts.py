@@ -89,7 +89,7 @@ class Attempts:
             wait = max(backoff(step.attempt), min(max(error.retry_after or 0.0, 0.0), MAX_BACKOFF_SECONDS))
         failure = e.Failure(code=error.code, message=error.message[:4_000])
         not_before = self._ledger.clock.now() + round(wait * 1000) if again else None
-        return e.ModelFailed(round=step.round, attempt=step.attempt, failure=failure, retryable=error.retryable, not_before=not_before)
+        return e.ModelFailed(round=step.round, attempt=step.attempt, failure=failure, retryable=error.retryable, not_before=not_before, lost=not error.unspent)
 
 
 async def waited(ledger: Ledger, work: Awaitable[Any]) -> Any:

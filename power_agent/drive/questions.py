@@ -205,7 +205,7 @@ class Questions:
             match settled(verdict, "model"):
                 case Refuse(reason=reason):
                     self._ledger.stage(e.GuardDecided(guard=name_of(one), at="model", verdict="refused", reason=reason))
-                    self._ledger.stage(self._attempts.failed(step, ModelError(f"The guard {name_of(one)} refused the request: {reason}")))
+                    self._ledger.stage(self._attempts.failed(step, ModelError(f"The guard {name_of(one)} refused the request: {reason}", unspent=True)))
                     return None
                 case Change(to=wish, reason=reason):
                     change, _ = self._ledger.sink.covered(wish)  # what is sent is what the log says
@@ -217,7 +217,8 @@ class Questions:
     def _unsent(self, step: AskModel, guard: str) -> None:
         """Stage that a request which stands in the log was not sent, because a guard was stopped before it decided."""
         if self._ledger.state.request is not None:
-            self._ledger.stage(self._attempts.failed(step, ModelError(f"The guard {guard} did not decide while the turn went on. Nothing was sent.", retryable=True)))
+            error = ModelError(f"The guard {guard} did not decide while the turn went on. Nothing was sent.", retryable=True, unspent=True)
+            self._ledger.stage(self._attempts.failed(step, error))
 
     async def _attachments(self, blobs: Collection[str]) -> dict[str, bytes]:
         """Read the bytes that messages refer to; what is missing the model's adapter will say."""

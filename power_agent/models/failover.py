@@ -284,7 +284,7 @@ class _Attempt:
         while not link.claim(chain.now(), who):
             wait = link.closed_for(chain.now(), who)
             if chain.now() + wait - begun > MAX_QUEUE_SECONDS:
-                error = ModelError(f"{link.name} is left alone for another {wait:.0f} s.", retryable=True, retry_after=wait, own=True)
+                error = ModelError(f"{link.name} is left alone for another {wait:.0f} s.", retryable=True, retry_after=wait, unspent=True, own=True)
                 raise self._onward(error)
             await chain.sleep(min(max(wait, _LOOK_SECONDS / 10), _LOOK_SECONDS))
 

@@ -3,7 +3,7 @@
 The status is the first witness, the provider's own words for the error the second: inside a stream, and inside a body that came as
 a success, there are only the words, and sometimes a status among them. Some words are used for everything (`invalid_request_error`
 comes with a 429, too), so they decide only where there is no status, the particular word (`code`) before the general one (`type`);
-a quota that is used up is final with any.
+a quota that is used up is final with any. Who reports an error instead of an answer counts nothing for the request (`unspent`).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def failure(said: str, *, status: int | None = None, word: str = "", kind: str =
         return ContextTooLong(message, **fields)
     final = _final(word, kind) if status is None else bool({word, kind} & SPENT_WORDS) or not may_help(status)
     hint = "Check the key, and what it may do." if status in {401, 403} or {word, kind} & KEY_WORDS else None
-    return ModelError(message, hint=hint, retryable=not final, retry_after=None if final else retry_after, **fields)
+    return ModelError(message, hint=hint, retryable=not final, retry_after=None if final else retry_after, unspent=True, **fields)
 
 
 def _final(*words: str) -> bool:

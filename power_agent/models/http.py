@@ -156,7 +156,8 @@ class HTTPModel:
         except ModelError as error:
             raise self._hidden(error) from None
         except (InvalidInput, WireError) as error:
-            raise self._hidden(ModelError(error.message, hint=error.hint, retryable=error.retryable)) from None
+            unspent = isinstance(error, InvalidInput) or getattr(error, "unspent", False)
+            raise self._hidden(ModelError(error.message, hint=error.hint, retryable=error.retryable, unspent=unspent)) from None
 
     async def _ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
         if request.output is not None and (way := self._format.shapes(request)) != "said":
@@ -166,14 +167,23 @@ class HTTPModel:
         sending = form.write(self._model, replace(request, messages=messages), stream=self._stream)
         async with self._wire.send("POST", _joined(self.base_url, service.path or sending.path), headers=self._all_headers(sending), body=sending.body) as incoming:
             if not 200 <= incoming.status <= 299:  # noqa: PLR2004  success, as HTTP has it
-                raise await self._refused(incoming)
+                error = await self._refused(incoming)
+                error.unspent = True
+                raise error
             framing = sending.framing
             if framing != "whole" and incoming.kind == "application/json":  # it does not stream, whatever it was asked
                 framing = "whole"
             reading = self._format.read(request, stream=framing != "whole")
+            heard = list[bool]()
+
+            def tell(kind: str, text: str) -> None:
+                heard[:] = [True]
+                glimpse(kind, text)
+
             try:
-                return await self._read(incoming, framing, reading, glimpse)
+                return await self._read(incoming, framing, reading, tell)
             except ModelError as error:
+                error.unspent = error.unspent and not heard
                 raise self._timed(error, incoming) from None
 
     def _priced(self, reply: ModelReply) -> ModelReply:
@@ -251,7 +261,7 @@ class HTTPModel:
     def _hidden(self, error: ModelError) -> ModelError:
         """Return the error without a secret in it, and without what it was made from."""
         fields = {name: self._hide(value) if isinstance(value, str) else value for name, value in error.fields.items()}
-        return type(error)(self._hide(error.message), hint=self._hide(error.hint), retryable=error.retryable, retry_after=error.retry_after, **fields)
+        return type(error)(self._hide(error.message), hint=self._hide(error.hint), retryable=error.retryable, retry_after=error.retry_after, unspent=error.unspent, **fields)
 
 
 def _bare(secret: Secret) -> str:

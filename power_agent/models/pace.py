@@ -67,7 +67,7 @@ class Pace:
             booking = Booking(self._moment(now, tokens), tokens)
             wait = booking.at - now
             if wait > MAX_QUEUE_SECONDS:
-                raise ModelError(f"So many requests wait for {self!r} that another one would wait {wait:.0f} s.", retryable=True, retry_after=wait, own=True)
+                raise ModelError(f"So many requests wait for {self!r} that another one would wait {wait:.0f} s.", retryable=True, retry_after=wait, unspent=True, own=True)
             self._bookings.append(booking)
             return booking
 

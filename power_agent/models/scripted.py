@@ -71,7 +71,7 @@ class ScriptedModel:
             line = self._script(request)
             return cast("Line", await cast("Any", line) if asyncio.iscoroutine(line) else line)
         if request.replies >= len(self._script):
-            raise ModelError(f"The script has {len(self._script)} lines; line {request.replies + 1} was asked for.")
+            raise ModelError(f"The script has {len(self._script)} lines; line {request.replies + 1} was asked for.", unspent=True)
         return self._script[request.replies]
 
     def _said(self, request: ModelRequest, line: Answer, glimpse: Glimpse) -> ModelReply:

@@ -97,7 +97,7 @@ class Model(Protocol):
         ...
 
     async def ask(self, request: ModelRequest, glimpse: Glimpse) -> ModelReply:
-        """Answer, telling pieces on the way; raise `ModelError`, which says whether another attempt may help."""
+        """Answer, telling pieces on the way; raise `ModelError`, which says whether another attempt may help, and whether nothing was used."""
         ...
 
 

@@ -316,7 +316,8 @@ def _failed(state: SessionState, event: e.ModelFailed, kept: Envelope) -> Sessio
     request = _of_request(state, event)
     setback = Setback(request.purpose, request.attempt, event.failure, event.retryable, event.not_before, kept.at)
     state = _set(state, replies=state.replies + (request.purpose == "turn"))
-    spent = state.spent if event.usage is None else state.spent.moved(usage=state.spent.usage + event.usage)
+    spent = state.spent.lost(request) if event.lost else state.spent
+    spent = spent if event.usage is None else spent.moved(usage=spent.usage + event.usage)
     turn = state.turn
     if turn is not None and request.purpose == "turn":
         too_long = event.failure.code == TOO_LONG

@@ -199,7 +199,7 @@ class Measured(Word):
 
 @word(slots=False)
 class Spent(Moving):
-    """What was used. `lost_…` is reserved for requests whose end nobody saw; `unpriced` counts answers of unknown cost."""
+    """What was used. `lost_…` was reserved for requests of which nobody knows what they used; `unpriced` counts answers of unknown cost."""
 
     usage: Usage = Usage()
     cost_nano_usd: int = 0
