@@ -15,7 +15,7 @@ from power_agent.drive.ledger import Ledger
 from power_agent.drive.tasks import stopped
 from power_agent.errors import IllegalMove, InvalidInput
 from power_agent.executor import STOPPED, Executor, wanted
-from power_agent.guards import name_of
+from power_agent.givens import name_of
 from power_agent.limits import CANCEL_GRACE_SECONDS, EFFECT_MARGIN, LOOK_SECONDS
 from power_agent.machine import RunCalls, earliest_deadline
 from power_agent.outcomes import Done, lost
