@@ -487,7 +487,7 @@ def test_commands_that_look(desk):
             "/pending": "Nothing is pending.",
             "/resume": "turn 1 · ",
             "/hlep": "Did you mean /help?",
-            "/model openai:x": "brings its own model",
+            "/model openai:x": "and model is set there, not by --model",
         }.items():
             pane.ready()
             had = pane.screen().count(text)

@@ -148,6 +148,18 @@ def test_bare_says_who_needs_a_person(run, here):
     assert (here / "power-agent.db").read_bytes() == before
 
 
+def test_bare_looks_where_it_is_told(run, here):
+    """`--store` alone shows how things stand there, and what it suggests finds the same store; in front of a verb it is refused."""
+    (here / "power-agent.db").rename(here / "elsewhere.db")
+    told = run("--store", "elsewhere.db")
+    assert told.code == 0
+    assert "sessions in " in told.out
+    assert "power-agent settle doubted t1r1c1 retry --store elsewhere.db" in told.out
+    assert run("--store", "nowhere.db").code == 0
+    told = run("--store", "elsewhere.db", "sessions")
+    assert (told.code, "Options of a verb stand behind it." in told.err) == (2, True)
+
+
 def test_bare_without_a_store(run, here):
     """The very first time there is nothing; that is said kindly, and nothing is created."""
     (here / "power-agent.db").unlink()
@@ -233,6 +245,13 @@ def test_suggested_commands_find_the_same_store(run, here):
     (here / "power-agent.db").rename(here / "my store.db")
     told = run("pending", "--store", "my store.db")
     assert "power-agent settle waiting t1r1c2 approve --store 'my store.db'" in told.err
+
+
+def test_a_first_send_beside_another_store(run):
+    """The store that lies there already is not the one that the commands behind a first send speak of."""
+    told = run("send", "new", "pay 500", "--new", "--agent", "agent:make", "--store", "other.db")
+    assert told.code == 5
+    assert "power-agent settle new t1r1c1 approve --store other.db" in told.err
 
 
 # -- send and resume ---------------------------------------------------------------------------------------------------
@@ -344,7 +363,7 @@ def test_what_is_left_at_a_limit_is_named_with_it(run):
         assert agent.resume("asked").status == "limit"
     found = {one["session"]: one for one in run("sessions", "--stuck", "--json").data["sessions"]}["asked"]
     assert found["standing"] == "limit"
-    assert re.search(r"It reached max_rounds_per_turn\. What was said at event \d+ has not been taken up\.", found["why"])
+    assert re.search(r"It reached max_rounds_per_turn\. Raise it before you resume\. What was said at event \d+ has not been taken up\.", found["why"])
 
 
 def test_who_closes_is_told_what_was_dropped(run):

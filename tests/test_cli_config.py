@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -88,6 +89,35 @@ def test_what_is_wrong_is_refused(text, hint, run, project):
     assert "error[config]" in told.err
     assert "power-agent.toml" in told.err
     assert any(one in told.err for one in hint.split("|"))
+
+
+@pytest.mark.parametrize("text", ["[limits", "limts = 3", "store = 3"])
+def test_what_is_suggested_for_a_broken_file_works(text, run, project):
+    """`config show` would read the same file and fail the same way."""
+    project(text)
+    told = run("sessions")
+    assert told.code == 2
+    (command,) = re.findall(r"power-agent (.*)$", told.err.splitlines()[-1])
+    assert run(*command.split()).code == 0
+
+
+def test_a_limit_says_how_to_raise_it(run, project, here):
+    """Where the agent is described a setting does it, for one command too; where it is code, the code does. Then it goes on."""
+    project('model = "python:agent:model"\ntools = ["agent:pay"]\n[limits]\nmax_rounds_per_turn = 1')
+    told = run("send", "work", "pay 5", "--new")
+    assert told.code == 6
+    assert "limits.max_rounds_per_turn" in told.err
+    (command,) = re.findall(r"power-agent (resume .*)$", told.err, re.MULTILINE)
+    assert run(*command.replace("NUMBER", "5").split()).code == 0
+    (here / "bot.py").write_text(
+        "from power_agent import *\nbot = StatefulAgentLoop(ScriptedModel([[Call('recall_search', {'query': 'x'})]]), \n"
+        "    limits=Limits(max_rounds_per_turn=1), store='power-agent.db')\n",
+        encoding="utf-8",
+    )
+    told = run("send", "other", "pay 5", "--new", "--agent", "bot:bot")
+    assert told.code == 6
+    assert "Raise limits.max_rounds_per_turn first, where the agent is made: limits=Limits(max_rounds_per_turn=…)." in told.err
+    assert "power-agent resume other --agent bot:bot\n" in told.err
 
 
 def test_unknown_flag_setting_is_refused(run):
@@ -201,7 +231,7 @@ def test_an_agent_brings_its_own(words, run):
     """What the agent's code decides cannot be told by a flag as well: it would be ignored in silence."""
     told = run("send", "done", "hello", "--agent", "agent:make", *words)
     assert told.code == 2
-    assert "brings its own" in told.err
+    assert "is set there, not by --" in told.err
 
 
 def test_agent_with_a_store_of_its_own(run, here):

@@ -63,7 +63,9 @@ async def find_agent(settings: Settings, again: tuple[str, ...], *, asks: bool =
     spec = str(settings.get("agent"))
     for key, stated in settings.items():
         if stated.origin.startswith("flag") and (key in _DESCRIBING or key.startswith(_TABLES)):
-            raise ConfigError(f"The agent {spec} brings its own {key}.", hint=f"Leave {stated.origin.removeprefix('flag ')} out, or the agent.", key=key)
+            flag = stated.origin.removeprefix("flag ")
+            hint = f"Set it in the code and leave {flag} out, or leave the agent out and describe one."
+            raise ConfigError(f"The agent {spec} is made by code, and {key} is set there, not by {flag}.", hint=hint, key=key)
     made = load(spec, named.folder)
     if not isinstance(made, StatefulAgentLoop):
         made = await _made(spec, made, settings)

@@ -119,6 +119,7 @@ def bare(
     context: typer.Context,
     *,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", show_default=False)] = False,
+    store: Annotated[str | None, typer.Option("--store", metavar="FILE", help="Without a verb: the log that is looked at.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Without a verb: the state of things as JSON.", show_default=False)] = False,
 ) -> int:
     """Agents whose life is a log: see what they did, free what is stuck, script the rest."""
@@ -128,11 +129,13 @@ def bare(
         voice.write(__version__)
         raise typer.Exit
     if context.invoked_subcommand is not None:
+        if store is not None:
+            raise UsageError("--store stands before the verb.", hint="Options of a verb stand behind it.", commands=[(context.invoked_subcommand, "--help")])
         return 0
     voice.as_json = voice.as_json or as_json
     from power_agent.cli.home import home  # noqa: PLC0415  a verb does not need it
 
-    return home()
+    return home(store)
 
 
 def typed(words: list[str]) -> int:

@@ -72,10 +72,14 @@ class Settings:
         self.project = find_project(here)
         self.user = user_file()
         self._found: dict[str, Setting] = {key: Setting(value, "default", here) for key, value in DEFAULTS.items()}
-        for path, origin in ((self.user, "user file"), (self.project, "project file")):
-            if path is not None and path.is_file():
-                self._take(read_file(path), f"{origin} {path}", path.parent)
-        self._take(_of_environment(), "", here)
+        try:
+            for path, origin in ((self.user, "user file"), (self.project, "project file")):
+                if path is not None and path.is_file():
+                    self._take(read_file(path), f"{origin} {path}", path.parent)
+            self._take(_of_environment(), "", here)
+        except ConfigError as error:
+            error.fields.setdefault("commands", [("errors", error.code)])  # what shows the settings would read the same, and fail the same way
+            raise
         self._take(dict(map(_assigned, assignments)), "flag --set", here)
         for key, value in (flags or {}).items():
             if value is not None:

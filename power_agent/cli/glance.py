@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from power_agent import process
 from power_agent.cli.advice import pid
-from power_agent.cli.config import close
-from power_agent.cli.saying import safe, voice
+from power_agent.cli.config import KINDS, close
+from power_agent.cli.saying import safe
 from power_agent.clock import SystemClock
 from power_agent.errors import SessionNotFound, StoreError, StoreNotFound, UsageError
 from power_agent.store.file import Log, open_log, translated
@@ -70,7 +70,6 @@ def _no_store(path: str) -> StoreNotFound:
     others = [other.name for other in neighbours(Path(path).parent) if str(other) != path]
     if others:
         hint, commands = f"There is another store beside it: {', '.join(others[:3])}.", [("sessions", "--store", other) for other in others[:2]]
-        voice.options = []
         return StoreNotFound(f"There is no store at {path}.", path=path, hint=hint, commands=commands)
     return StoreNotFound(f"There is no store yet at {path}.", path=path, hint="The first send creates it; --store or POWER_AGENT_STORE names another.")
 
@@ -173,9 +172,14 @@ def _at_rest(db: Log, name: str) -> Standing:
     told = json.loads(ended[0] or "{}") if ended else {}
     if told.get("status") in {"limit", "failed"}:
         failure, reason = (told.get("failure") or {}).get("message"), told.get("reason")
-        why = failure or (f"It reached {reason}." if reason and told["status"] == "limit" else reason) or "The last turn did not complete."
+        why = failure or (_limit(reason) if reason and told["status"] == "limit" else reason) or "The last turn did not complete."
         return told["status"], f"{why} {left}".rstrip(), (("resume", name),)
     return ("interrupted", left, (("resume", name),)) if left else ("idle", "", ())
+
+
+def _limit(reason: str) -> str:
+    """Say which limit a turn reached; only a higher one lets it go on."""
+    return f"It reached {reason}." + (" Raise it before you resume." if f"limits.{reason}" in KINDS else "")
 
 
 def _left(db: Log, name: str) -> str:

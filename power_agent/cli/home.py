@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from power_agent.cli.advice import DONE
 from power_agent.cli.config import Settings
+from power_agent.cli.deciding import store_of
 from power_agent.cli.glance import Seen, looking, neighbours, sessions
 from power_agent.cli.looking import listing, listing_row
 from power_agent.cli.saying import voice
@@ -12,9 +13,10 @@ from power_agent.errors import StoreNotFound
 _RECENT = 8
 
 
-def home() -> int:
+def home(store: str | None = None) -> int:
     """Show recent sessions, those that need a person, and the next command."""
-    settings = Settings()
+    settings = Settings({"store": store})
+    store_of(store)
     try:
         with looking(settings.store) as db:
             found = sessions(db)

@@ -208,7 +208,7 @@ class Voice:
     def command(self, *words: str) -> str:
         """Spell a command that works as it is typed, with the store that this one was told to use."""
         options = self.options if words[0] not in _WITHOUT_STORE and not {"--help", "--store"} & set(words) else ()
-        return shlex.join(["power-agent", *words, *(_whose() if words[0] == "resume" and "--agent" not in words else ()), *options])
+        return shlex.join(["power-agent", *words, *(_whose() if words[0] == "resume" and not {"--agent", "--model"} & set(words) else ()), *options])
 
 
 voice = Voice()

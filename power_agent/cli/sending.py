@@ -14,7 +14,7 @@ from power_agent.chance import SystemChance
 from power_agent.cli import options
 from power_agent.cli.advice import INTERRUPTED, OF_STATUS
 from power_agent.cli.agents import find_agent
-from power_agent.cli.config import Settings
+from power_agent.cli.config import KINDS, Settings
 from power_agent.cli.config import close as closest
 from power_agent.cli.deciding import known, message, show_pending
 from power_agent.cli.glance import Seen, looking, named
@@ -77,7 +77,7 @@ def send(  # noqa: PLR0913  what a person may say at once
                 teller.take(item)
             return items.result
 
-    return _turn(settings, lambda path: _whom(path, session, agent, new=new), act, {"agent": agent}, stream=stream, again=("send", session, "MESSAGE"))
+    return _turn(settings, lambda path: _whom(path, session, agent, new=new), act, {"agent": agent, "model": model}, stream=stream, again=("send", session, "MESSAGE"))
 
 
 def _said(text: str, attached: Sequence[str]) -> Said:
@@ -111,7 +111,7 @@ def resume(  # noqa: PLR0913  the same
         loop.look_on(lambda seen: teller.take(seen) if seen.session == name else None)
         return await loop.resume(name)
 
-    return _turn(settings, lambda path: known(path, session), act, {"agent": agent}, stream=stream, again=("resume", session))
+    return _turn(settings, lambda path: known(path, session), act, {"agent": agent, "model": model}, stream=stream, again=("resume", session))
 
 
 def _whom(path: str, ref: str, agent: str | None, *, new: bool) -> str:
@@ -159,7 +159,7 @@ def _turn(settings: Settings, whom: Callable[[str], str], act: Act, flags: dict[
     voice.end_piece()
     if isinstance(result, Left):
         return show_left(result)
-    show(result, flags, cancelled=cancelled, told=teller.told == result.text)
+    show(result, flags, described=settings.find("agent") is None, cancelled=cancelled, told=teller.told == result.text)
     return OF_STATUS[result.status]
 
 
@@ -174,9 +174,15 @@ def remember_store(settings: Settings, path: str) -> None:
         voice.options = ["--store", path]
 
 
-def again(verb: str, name: str, flags: dict[str, str | None]) -> str:
+def again(verb: str, name: str, flags: dict[str, str | None], *more: str) -> str:
     """Spell a command that needs the agent again."""
-    return voice.command(verb, name, *(("--agent", flags["agent"]) if flags.get("agent") else ()))
+    return voice.command(verb, name, *(word for flag, value in flags.items() if value for word in (f"--{flag}", value)), *more)
+
+
+def _raised(result: TurnResult) -> tuple[str, ...]:
+    """Return what raises the limit that a turn reached, where it is one that can be set."""
+    key = f"limits.{result.reason}"
+    return ("--set", f"{key}=NUMBER") if key in KINDS else ()
 
 
 def interrupted(path: str | None, name: str | None, flags: dict[str, str | None]) -> int:
@@ -195,8 +201,8 @@ def interrupted(path: str | None, name: str | None, flags: dict[str, str | None]
     return INTERRUPTED
 
 
-def show(result: TurnResult, flags: dict[str, str | None], *, cancelled: bool = False, told: bool = False) -> None:
-    """Show how a turn ended: its text on stdout unless it was told as it came, the rest on stderr."""
+def show(result: TurnResult, flags: dict[str, str | None], *, described: bool, cancelled: bool = False, told: bool = False) -> None:
+    """Show how a turn ended: its text on stdout unless it was told as it came, the rest on stderr. `described`: the settings make the agent."""
     if voice.as_json:
         voice.data({"result": as_data(result)})
     elif result.text and not told:
@@ -213,6 +219,11 @@ def show(result: TurnResult, flags: dict[str, str | None], *, cancelled: bool = 
         if not result.pending:
             voice.commands("try:", [again("resume", name, flags)])
     elif result.status in {"limit", "failed"}:
-        voice.commands("try:", [again("resume", name, flags), voice.command("history", name)])
+        raised = _raised(result) if result.status == "limit" else ()
+        if raised and described:
+            voice.note(f"Raise {raised[1].removesuffix('=NUMBER')} first, in power-agent.toml or for one command:")
+        elif raised:
+            voice.note(f"Raise {raised[1].removesuffix('=NUMBER')} first, where the agent is made: limits=Limits({result.reason}=…).")
+        voice.commands("try:", [again("resume", name, flags, *(raised if described else ())), voice.command("history", name)])
     elif voice.options and not voice.quiet and not voice.as_json:  # the log is not where the other verbs look
         voice.commands("look:", [voice.command("history", name)])
