@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from shell import BAD, COMMAND, environment, piped
 
-from power_agent import Call, Limits, Result, ScriptedModel, StatefulAgentLoop, ask_person
+from power_agent import Call, Limits, Result, ScriptedModel, StatefulAgentLoop, ask_person, tool
 from power_agent.cli.app import VERBS
 from power_agent.cli.saying import SEAL, safe
+from power_agent.clock import HeldClock, SystemClock
+from power_agent.policy import Ask
 from power_agent.tools.shell.sandbox import _proven
 
 GOLDEN = Path(__file__).parent / "golden" / "command_line.json"
@@ -376,6 +378,41 @@ def test_who_closes_is_told_what_was_dropped(run):
     for words in (("pay 500",), ("first", "--when-busy", "queue")):
         run("send", "failed", *words, "--agent", "agent:make")
     assert [one["text"] for one in run("close", "failed", "--abort", "--json").data["dropped"]] == ["first"]
+
+
+def test_an_approval_says_when_it_runs_out(run, here):
+    """Whoever looks sees until when they are asked, and that nobody is any more; then a resume helps, too."""
+    for name, seconds in (("soon", 3 * 3600), ("over", 60)):
+        model, policy = ScriptedModel([[Call("list_todo")]]), lambda _, seconds=seconds: Ask(seconds=seconds)
+        clock = HeldClock(SystemClock().now() - (300_000 if name == "over" else 0))
+        with StatefulAgentLoop(model, tools=[tool(name="list_todo")(lambda: "")], policy=policy, store="power-agent.db", clock=clock).sync as agent:
+            assert agent.send("x", name).status == "waiting"
+    found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}
+    until, passed = "until ....-..-.. ..:..:.., 3.0 h from now; then it is denied", "its time ran out ....-..-.. ..:..:.., 4.0 min ago; the next resume denies it"
+    for name, said, commands in (("soon", until, ["approve", "deny"]), ("over", passed, ["approve", "deny", "resume"])):
+        assert re.search(said, found[name]["why"])
+        assert [next(word for word in one.split() if word in {"approve", "deny", "resume"}) for one in found[name]["commands"]] == commands
+        assert re.search(said, run("pending", name).out)
+        (call,) = run("pending", name, "--json").data["pending"]
+        assert (call["expired"], call["expires_at"]) == (name == "over", found[name]["calls"][0]["expires_at"])
+    assert found["waiting"]["calls"][0]["expires_at"] is None
+
+
+def test_what_was_asked_elsewhere_waits_for_nobody_here(run):
+    """An import voids a question: what goes on is a resume, which asks anew."""
+    assert run("export", "waiting", "w.jsonl").code == 0
+    assert run("import", "w.jsonl", "--store", "other.db").code == 0
+    (found,) = run("sessions", "--json", "--store", "other.db").data["sessions"]
+    assert ([call["state"] for call in found["calls"]], found["standing"]) == (["requested"], "interrupted")
+    assert found["commands"][0].startswith("power-agent resume waiting")
+
+
+def test_a_question_to_a_person_is_not_approved(run):
+    """What waits for its result is suggested to be given one."""
+    with StatefulAgentLoop(ScriptedModel([[Call("ask_person", {"question": "?"})]]), tools=[ask_person], store="power-agent.db").sync as agent:
+        agent.send("x", "asked")
+    found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}["asked"]
+    assert found["commands"] == ["power-agent settle asked t1r1c1 result VALUE", "power-agent settle asked t1r1c1 abort"]
 
 
 def test_a_retry_needs_no_second_decision(run):

@@ -164,7 +164,7 @@ def import_(
         voice.line(done.session, whole=True)
     told = {"new": "is new here", "extended": "was extended", "same": "was here already; nothing was changed"}[done.status]
     voice.note(f"Session {done.session} {told}: {done.seq} events in {path}." + (f" {found.why}" if found and found.why else ""))
-    if found and any(state == "approved" for _, _, state in found.calls):
+    if found and any(one.state == "approved" for one in found.calls):
         voice.note("An approval that was given elsewhere is void here; resume asks again.")
     go_on = found.commands if found else ()
     go_on = go_on or (("history", done.session), ("send", done.session, "MESSAGE", *settings.unnamed()))

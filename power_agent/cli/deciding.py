@@ -19,7 +19,8 @@ from power_agent.cli.glance import looking, named, sessions
 from power_agent.cli.glance import session as seen
 from power_agent.cli.running import run
 from power_agent.cli.saying import SEAL, one_line, voice
-from power_agent.cli.telling import arguments, as_data, said
+from power_agent.cli.telling import arguments, as_data, due, said, until
+from power_agent.clock import SystemClock
 from power_agent.errors import SessionPending, UsageError
 from power_agent.policy.showing import shown
 from power_agent.results import PendingCall, pending_of
@@ -57,9 +58,14 @@ def show_pending(name: str, calls: list[PendingCall], *, cancelled: bool = False
     for call in calls:
         first, *rest = in_question(call).split("\n")
         voice.note(SEAL, f"{call.id} is ", (call.state, "bold yellow"), f": {first}")
-        for line in rest:
+        for line in [*rest, *due_of(call)]:
             voice.note(f"    {line}")
         voice.commands("try:", _commands(name, call, cancelled=cancelled))
+
+
+def due_of(call: PendingCall) -> list[str]:
+    """Say until when a call waits for a person, where that is not for ever."""
+    return [due(call.deadline, SystemClock().now())] if call.state == "waiting" and call.deadline is not None else []
 
 
 def in_question(call: PendingCall) -> str:
@@ -115,14 +121,24 @@ def pending(session: options.MaybeSession = None, *, store: options.Store = None
 
     found = run(work())
     if as_json:
-        voice.data(
-            {"pending": [{"session": name, **as_data(call), "decisions": possible(call, cancelled=cancelled), "shown": in_question(call)} for name, call, cancelled, _ in found]}
-        )
+        now = SystemClock().now()
+        documents = [
+            {
+                "session": name,
+                **as_data(call),
+                "decisions": possible(call, cancelled=cancelled),
+                "shown": in_question(call),
+                "expires_at": until(call.deadline),
+                "expired": call.state == "waiting" and call.deadline is not None and call.deadline <= now,
+            }
+            for name, call, cancelled, _ in found
+        ]
+        voice.data({"pending": documents})
         return DONE
     for name, call, cancelled, decided in found:
         first, *rest = in_question(call).split("\n")
         voice.line(SEAL, f"{name}  {call.id}  ", (call.state, "bold yellow"), f"  {first}", whole=True)
-        for line in rest:
+        for line in [*rest, *due_of(call)]:
             voice.line(f"    {line}", whole=True)
         voice.commands("try:", [voice.command("resume", name)] if decided else _commands(name, call, cancelled=cancelled))
     if not found:

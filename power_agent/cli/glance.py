@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from power_agent import process
 from power_agent.cli.advice import pid
 from power_agent.cli.config import KINDS, close
 from power_agent.cli.saying import safe
+from power_agent.cli.telling import due
 from power_agent.clock import SystemClock
 from power_agent.errors import SessionNotFound, StoreError, StoreNotFound, UsageError
 from power_agent.store.file import Log, open_log, translated
@@ -27,6 +29,16 @@ _SESSIONS = "SELECT session, head, owner, deadline, erased, parent, opened_at, c
 _SHOWN = 8
 
 
+class OpenCall(NamedTuple):
+    """A call without an outcome. `deadline`: whoever is asked about it has until then. `external`: they are asked for its result."""
+
+    call: str
+    tool: str
+    state: str
+    deadline: int | None = None
+    external: bool = False
+
+
 class Seen(NamedTuple):
     """A session as the listing shows it. `standing` is one word, `why` a sentence, `commands` what goes on from there."""
 
@@ -35,7 +47,7 @@ class Seen(NamedTuple):
     standing: str
     why: str
     commands: tuple[tuple[str, ...], ...]
-    calls: tuple[tuple[str, str, str], ...]
+    calls: tuple[OpenCall, ...]
     parent: str | None
     opened_at: int
     changed_at: int
@@ -100,16 +112,16 @@ class _Row(NamedTuple):
     base: int
 
 
-Calls = tuple[tuple[str, str, str], ...]
+Calls = tuple[OpenCall, ...]
 Commands = tuple[tuple[str, ...], ...]
 Standing = tuple[str, str, Commands]
 
 
 def sessions(db: Log, limit: int = -1) -> list[Seen]:
     """List sessions, the one that changed last first."""
-    pending: dict[str, list[tuple[str, str, str]]] = {}
+    pending: dict[str, list[OpenCall]] = {}
     for session, call, tool, state in db.execute("SELECT session, call, tool, state FROM pending"):
-        pending.setdefault(session, []).append((call, tool, _place(db, session, call, state)))
+        pending.setdefault(session, []).append(_open_call(db, session, call, tool, state))
     rows = [_Row(*row) for row in db.execute(_SESSIONS + "ORDER BY changed_at DESC, session LIMIT ?", (limit,)).fetchall()]
     return [_seen(db, row, tuple(pending.get(row.session, ()))) for row in rows]
 
@@ -120,15 +132,21 @@ def session(db: Log, name: str) -> Seen | None:
     if row is None:
         return None
     found = db.execute("SELECT call, tool, state FROM pending WHERE session = ?", (name,)).fetchall()
-    return _seen(db, _Row(*row), tuple((call, tool, _place(db, name, call, state)) for call, tool, state in found))
+    return _seen(db, _Row(*row), tuple(_open_call(db, name, *one) for one in found))
 
 
-def _place(db: Log, session: str, call: str, state: str) -> str:
-    """Tell a doubted call about which somebody decided already from one that waits for that."""
-    if state != "doubted":
-        return state
-    last = db.execute("SELECT kind FROM log WHERE session = ? AND call = ? ORDER BY seq DESC LIMIT 1", (session, call)).fetchone()
-    return "retried" if last and last[0] == "call.retried" else state
+def _open_call(db: Log, session: str, call: str, tool: str, state: str) -> OpenCall:
+    """Tell a doubted call about which somebody decided already from one that waits for that, and until when one waits."""
+    if state == "doubted":
+        last = db.execute("SELECT kind FROM log WHERE session = ? AND call = ? ORDER BY seq DESC LIMIT 1", (session, call)).fetchone()
+        return OpenCall(call, tool, "retried" if last and last[0] == "call.retried" else state)
+    if state != "waiting":
+        return OpenCall(call, tool, state)
+    asked = "SELECT seq, body ->> '$.deadline', body ->> '$.external' FROM log WHERE session = ? AND call = ? ORDER BY seq DESC LIMIT 1"
+    seq, deadline, external = db.execute(asked, (session, call)).fetchone() or (0, None, None)
+    if not external and db.execute("SELECT 1 FROM log WHERE session = ? AND seq > ? AND kind = 'session.imported'", (session, seq)).fetchone():
+        return OpenCall(call, tool, "requested")  # what was asked elsewhere is asked anew
+    return OpenCall(call, tool, state, deadline, bool(external))
 
 
 def _seen(db: Log, row: _Row, calls: Calls) -> Seen:
@@ -207,14 +225,24 @@ def _left(db: Log, name: str) -> str:
 
 def _open(db: Log, name: str, calls: Calls) -> Standing:
     """Say what an open turn waits for that nobody works on."""
-    states = {state for _, _, state in calls}
+    states = {one.state for one in calls}
     if not calls or states - {"waiting", "doubted"}:
         return "interrupted", "Its turn is open, and nobody works on it.", (("resume", name), ("abort", name))
-    call, tool, state = next(one for one in calls if one[2] == ("doubted" if "doubted" in states else "waiting"))
-    if state == "waiting":
-        return state, f"{tool} ({call}) waits for a person.", tuple(("settle", name, call, word) for word in ("approve", "deny"))
+    if "doubted" not in states:
+        return _waiting(name, min(calls, key=lambda one: one.deadline or math.inf))
+    call, tool, state = next(one for one in calls if one.state == "doubted")[:3]
     retry = () if _cancelled(db, name) else (("settle", name, call, "retry"),)
     return state, f"{tool} ({call}) may have taken effect.", (*retry, ("settle", name, call, "result", "VALUE"), ("settle", name, call, "abort"))
+
+
+def _waiting(name: str, one: OpenCall) -> Standing:
+    """Say what somebody is asked about, and until when."""
+    decide = [("settle", name, one.call, *words) for words in ([("result", "VALUE"), ("abort",)] if one.external else [("approve",), ("deny",)])]
+    if one.deadline is None:
+        return "waiting", f"{one.tool} ({one.call}) waits for a person.", tuple(decide)
+    now = SystemClock().now()
+    over = [("resume", name)] if one.deadline <= now else []
+    return "waiting", f"{one.tool} ({one.call}) waits for a person: {due(one.deadline, now)}.", (*decide, *over)
 
 
 def _cancelled(db: Log, name: str) -> bool:

@@ -21,7 +21,7 @@ from power_agent.cli.glance import Seen, looking
 from power_agent.cli.glance import sessions as listed
 from power_agent.cli.running import run
 from power_agent.cli.saying import Part, voice
-from power_agent.cli.telling import STANDING, ago, as_data, exactly, holds, in_full, learn_tools, priced, row, said, used, when
+from power_agent.cli.telling import STANDING, ago, as_data, exactly, holds, in_full, learn_tools, priced, row, said, until, used, when
 from power_agent.cli.timeline import show_timeline, spans
 from power_agent.clock import SystemClock
 from power_agent.errors import InvalidInput, UsageError
@@ -69,7 +69,7 @@ def listing(one: Seen) -> dict[str, Any]:
         "opened_at": exactly(one.opened_at),
         "changed_at": exactly(one.changed_at),
         "parent": one.parent,
-        "calls": [{"call": call, "tool": tool, "state": state} for call, tool, state in one.calls],
+        "calls": [{"call": call.call, "tool": call.tool, "state": call.state, "expires_at": until(call.deadline)} for call in one.calls],
         "commands": [voice.command(*words) for words in one.commands],
     }
 

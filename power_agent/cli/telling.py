@@ -40,6 +40,11 @@ def exactly(at: int) -> str:
     return dt.datetime.fromtimestamp(at / 1000, tz=dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def until(deadline: int | None) -> str | None:
+    """Return a moment that need not come, for a program."""
+    return None if deadline is None else exactly(deadline)
+
+
 def lasted(ms: float) -> str:
     """Return a duration in the unit that a person would use."""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
@@ -51,6 +56,13 @@ def lasted(ms: float) -> str:
 def ago(at: int, now: int) -> str:
     """Return how long ago something was."""
     return "now" if now - at < 1000 else f"{lasted(now - at)} ago"  # noqa: PLR2004  below a second
+
+
+def due(deadline: int, now: int) -> str:
+    """Say until when somebody is asked, or that nobody is any more."""
+    if now < deadline:
+        return f"until {when(deadline)}, {lasted(deadline - now)} from now; then it is denied"
+    return f"its time ran out {when(deadline)}, {ago(deadline, now)}; the next resume denies it, unless it is decided before"
 
 
 def arguments(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from power_agent.cli.chat.keys import Keys
 from power_agent.cli.chat.screen import Screen
-from power_agent.cli.deciding import in_question, me, possible, released
+from power_agent.cli.deciding import due_of, in_question, me, possible, released
 from power_agent.cli.saying import Part
 from power_agent.errors import PowerAgentError
 from power_agent.loop import StatefulAgentLoop
@@ -66,6 +66,8 @@ class Asking:
         self._screen.blank()
         self._screen.line(("? ", "bold yellow"), (f"{call.id} ", "dim"), ("waits for you" if call.state == "waiting" else "may have taken effect", "bold"), whole=True)
         self._screen.lines(in_question(call), indent="  │ ")
+        for line in due_of(call):
+            self._screen.line(f"  {line}", whole=True)
         can = [name for name in possible(call, cancelled=cancelled) if (call.state, name) != ("waiting", "abort") or call.external]
         self.offer([Choice(WORDS[name], MEANS[name]) for name in can] + [Choice(LATER, "leaves it waiting, also for another shell")])
         while True:
