@@ -1,4 +1,4 @@
-"""A probe finds out whether a payment happened that nobody saw the end of, so that no person has to be asked."""
+"""A payment was sent and its answer is lost: the tool says that nobody knows, and a probe finds out, so that no person has to be asked."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from power_agent import Call, DidNotHappen, Happened, ScriptedModel, StatefulAgentLoop, ToolContext, tool
+from power_agent.errors import OutcomeUnknown
 
 PATH = sys.argv[1] if len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
 MODEL = os.environ.get("POWER_AGENT_MODEL") or ScriptedModel([[Call("pay", {"to": "Ada"})], "Ada is paid."])
@@ -19,12 +20,11 @@ def look(arguments: Mapping[str, Any], ctx: ToolContext) -> Happened | DidNotHap
     return Happened(f"{arguments['to']} is paid") if ctx.idempotency_key in book else DidNotHappen()
 
 
-@tool(probe=look, seconds=0.1)
+@tool(probe=look)
 async def pay(to: str, ctx: ToolContext) -> str:
     """Pay somebody."""
     book[ctx.idempotency_key] = to
-    await asyncio.sleep(60)  # the bank has booked, and its answer is lost
-    return "never said"
+    raise OutcomeUnknown("The bank has booked, and its answer is lost.")  # any other error would say that it failed
 
 
 async def main() -> None:

@@ -48,7 +48,7 @@ SAYS = {
     "without_asyncio.py": "turn 1 (the same input, nothing ran twice)",
     "several_models.py": "10 model.failed \n11 model.asked second:model",
     "budget.py": "limit max_cost_usd_per_session 0.075 dollars \ncompleted None",
-    "probe.py": "completed: Ada is paid, after 1 attempt",
+    "probe.py": "waiting: doubted, The bank has booked, and its answer is lost.\ncompleted: Ada is paid, after 1 attempt",
 }
 
 

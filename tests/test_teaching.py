@@ -74,6 +74,22 @@ def test_the_skill_runs(snippet, tmp_path):
     assert done.stdout
 
 
+def test_a_lost_answer_is_a_doubt(tmp_path):
+    """The skill's snippet about it prints what its comment says; with the timeout itself for an answer the call would have failed."""
+    (snippet,) = [one for one in re.findall(r"```python\n(.*?)```", SKILL, re.DOTALL) if "OutcomeUnknown" in one]
+    rest = snippet.replace("OutcomeUnknown(f", "TimeoutError(f").replace("result.pending[0].state, result.pending[0].why", "result.calls[0].state, ''")
+    assert rest.count("OutcomeUnknown") == 1
+    for code, said in ((snippet, re.findall(r"print\(.*\)  # (.+)", snippet)), (rest, ["completed failed "])):
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines() == said
+
+
+def test_what_teaches_about_tools_names_it():
+    """Where somebody looks who writes a tool: the README, the skill, the decorator, an example."""
+    for text in ((ROOT / "README.md").read_text(encoding="utf-8"), SKILL, power_agent.tool.__doc__, (ROOT / "examples" / "probe.py").read_text(encoding="utf-8")):
+        assert "OutcomeUnknown" in text
+
+
 def test_the_skill_is_one(capfd):
     """It begins with its name and when to use it; the command prints the file that is installed."""
     _, front, _ = SKILL.split("---\n", 2)

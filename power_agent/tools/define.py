@@ -168,10 +168,13 @@ def tool(function: F | None = None, /, **promises: Any) -> FunctionTool | Callab
 
     `recovery` says what happens to a call found started without an outcome: `"rerun"` (running it again is harmless), `"keyed"`
     (the outside honours `ctx.idempotency_key`), `"ask"` (a person decides; the default). `probe=` is a function that can tell
-    whether it happened. `seconds` bounds one attempt. An `external` tool is not run here: its result is handed in.
+    whether it happened; why it had no answer is told to the logger `power_agent`. `seconds` bounds one attempt. An `external` tool is not run here: its result is handed in.
     `nature` tells a policy what calls do; without one they change the world. `secrets` are the names of those that it may have: where the
     model writes `{{secret:name}}` in an argument, the function gets the secret itself, and nobody else ever sees it. `reads_untrusted`:
     what it returns may have been written by anybody; the model is told so, and a policy may ask about what comes later.
+
+    What the function raises tells the model that it failed. Where it was begun and nobody can say what became of it (a payment was sent, the
+    answer timed out), raise `power_agent.errors.OutcomeUnknown`: the call is in doubt, as after a crash.
     """
     if function is not None:
         return FunctionTool(function)
