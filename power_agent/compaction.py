@@ -30,6 +30,7 @@ from power_agent.strategies import Summarise, TrimOutputs, shortened
 from power_agent.word import replace
 
 REQUEST = "{summary}\n\n[The request that is being worked on, word for word]\n{request}"
+NOTHING = "nothing may go"
 _log = logging.getLogger("power_agent")
 
 Ask = Callable[[str, str], Awaitable[str]]
@@ -83,19 +84,20 @@ class Compactor:
 
     # -- making it smaller ---------------------------------------------------------------------------------------------
 
-    async def propose(self, state: SessionState, ask: Ask, *, request: str = "", by: str | None = None, asked_for: bool = False) -> e.ContextCompacted | None:
-        """Return the compaction to be kept, or None: nothing can be made smaller. `request` is what is being worked on."""
+    async def propose(self, state: SessionState, ask: Ask, *, request: str = "", by: str | None = None, asked_for: bool = False) -> e.ContextCompacted | str:
+        """Return the compaction to be kept, or why nothing can be made smaller. `request` is what is being worked on."""
         plan = _Plan(self, state, request, by, asked_for=asked_for)
-        found = list[e.ContextCompacted]()
+        found, why = list[e.ContextCompacted](), list[str]()
         for strategy in self._strategies:
             proposal = await _asked(strategy, plan.crowded(ask, self._ask_room(state)))
-            judged = plan.judged(strategy.name, proposal)
-            if judged is None:
-                continue
-            if (judged.tokens_after or 0) <= plan.enough:
+            judged = proposal if isinstance(proposal, str) else plan.judged(strategy.name, proposal)
+            if isinstance(judged, str):
+                why += [f"{strategy.name}: {judged}"] if judged != NOTHING else []
+            elif (judged.tokens_after or 0) <= plan.enough:
                 return judged
-            found.append(judged)
-        return min(found, key=lambda one: one.tokens_after or 0, default=None)
+            else:
+                found.append(judged)
+        return min(found, key=lambda one: one.tokens_after or 0) if found else "; ".join(why) or NOTHING
 
     def _ask_room(self, state: SessionState) -> int | None:
         window = window_of(self.summariser(state))
@@ -171,22 +173,22 @@ class _Plan:
             ask_room=ask_room,
         )
 
-    def judged(self, strategy: str, proposal: Smaller | None) -> e.ContextCompacted | None:
-        """Turn a proposal into a fact; None when it is not possible, loses what has to stay, or does not help."""
+    def judged(self, strategy: str, proposal: Smaller | None) -> e.ContextCompacted | str:
+        """Turn a proposal into a fact, or say why not: it is not possible, loses what has to stay, or does not help."""
         if proposal is None or not (proposal.trimmed or (proposal.summary or "").strip()):
-            return None
+            return NOTHING
         summary = (proposal.summary or "").strip()
         event = self._folded(strategy, proposal, summary) if summary else self._trimmed(strategy, proposal)
         if event is None or not self._may_trim(proposal):
-            return None
+            return "what it proposes has to stay"
         try:
             after = evolve(self._state, Envelope(self._state.session, self._state.seq + 1, self._state.epoch, self._state.at, event, kind=event.kind))
         except IllegalMove as refused:
             _log.warning("What the strategy %s proposes for session %r is not possible: %s", strategy, self._state.session, refused)
-            return None
+            return "what it proposes is not possible"
         before, left, shown_then = (self._compactor.estimate(*pair) for pair in ((self._state, self._state), (after, self._state), (after, after)))
         if -(-self.tokens * left // before) >= self.tokens:
-            return None
+            return "what it proposes is not smaller"
         return replace(event, tokens_before=self.tokens, tokens_after=-(-self.tokens * shown_then // before))  # by the measure of what it was
 
     def _may_trim(self, proposal: Smaller) -> bool:
@@ -218,17 +220,17 @@ class _Plan:
         return e.ContextCompacted(from_seq=of[0].first, to_seq=of[-1].last, summary=None, trimmed=proposal.trimmed, strategy=strategy, by=self._by)
 
 
-async def _asked(strategy: Strategy, crowded: Crowded) -> Smaller | None:
-    """Ask a strategy. One that fails has nothing to propose."""
+async def _asked(strategy: Strategy, crowded: Crowded) -> Smaller | str | None:
+    """Ask a strategy. One that fails has nothing to propose, and says why."""
     try:
         return await strategy(crowded)
     except (GivenUp, LogError, StoreError):  # not the strategy's fault: the session cannot go on here
         raise
     except ModelError as error:
-        _log.info("The strategy %s got no answer for session %r: %s", strategy.name, crowded.session, error)
-    except Exception:  # noqa: BLE001  whatever a user's own raises
+        return f"it got no answer: {error}"
+    except Exception as error:  # noqa: BLE001  whatever a user's own raises
         _log.exception("The strategy %s failed for session %r.", strategy.name, crowded.session)
-    return None
+        return f"it failed: {type(error).__name__}"
 
 
 def window_of(model: Model) -> int | None:

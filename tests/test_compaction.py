@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -271,6 +272,44 @@ async def test_what_does_not_help_is_not_taken(name, caplog):
         assert {result.status for result in await chat(loop, 12)} == {"completed"}
         assert {one.strategy for one in compactions(await loop.history("s"))} == {"window"}
     assert ("a bug" in caplog.text) == (name == "a bug")
+
+
+def warned(caplog) -> list[str]:
+    return [said for record in caplog.records if record.levelname == "WARNING" and (said := record.getMessage()).startswith("Nothing makes the context")]
+
+
+def refusing(_):
+    raise ModelError("the quota is used up")
+
+
+@pytest.mark.parametrize(
+    ("summary", "why"),
+    [(refusing, "summary: it got no answer: the quota is used up"), (lambda _: "talk " * 20_000, "summary: what it proposes is not smaller")],
+    ids=["fails", "too long"],
+)
+async def test_a_context_that_nothing_makes_smaller_is_told(summary, why, caplog):
+    """Each turn goes on and pays for another try, so each says once in the program's log how large the context is, why it stays so, and what helps."""
+    summariser = ScriptedModel(summary, name="scripted:summary")
+    async with StatefulAgentLoop(ScriptedModel(talk), store=":memory:", models={"summary": summariser}, limits=Limits(max_context_tokens=500)) as loop:
+        for _ in range(12):
+            caplog.clear()
+            before = len(summariser.requests)
+            assert (await chat(loop, 1))[0].status == "completed"
+            assert len(warned(caplog)) == (len(summariser.requests) > before)
+    (said,) = warned(caplog)
+    assert re.search(r"smaller: \d{3,} tokens, and 500 are meant", said)
+    assert why in said
+    assert "models={'summary': …}" in said
+
+
+async def test_by_hand_it_is_no_warning(caplog):
+    """Who asked for it hears that nothing came of it; why is told to who listens at INFO."""
+    caplog.set_level("INFO", "power_agent")
+    async with StatefulAgentLoop(ScriptedModel(talk), store=":memory:", models={"summary": ScriptedModel(refusing, name="scripted:summary")}) as loop:
+        await chat(loop, 6)
+        assert not await loop.compact("s")
+    assert warned(caplog) == []
+    assert "and fewer are meant (summary: it got no answer: the quota is used up)" in caplog.text
 
 
 def last_outputs(crowded: Crowded) -> Smaller:

@@ -16,6 +16,7 @@ from power_agent.messages import Message, Text
 from power_agent.ports import Model, ModelReply, ModelRequest, Tried
 from power_agent.sink import opened
 
+WHAT_TO_DO = "Name a model that can sum it up: models={'summary': …}; raise Limits.max_context_tokens; or pass compaction=[TrimOutputs(), SlidingWindow()], which ask nobody."
 _log = logging.getLogger("power_agent")
 
 
@@ -29,6 +30,7 @@ class Summaries:
         self._compactor = compactor
         self._stuck: tuple[int, int] | None = None  # where nothing made the context smaller
         self._tried = 0
+        self._warned: int | None = None
 
     @property
     def stuck(self) -> bool:
@@ -62,8 +64,18 @@ class Summaries:
             fact = await self._compactor.propose(self._ledger.state, self._ask_for_summary, request=await self._about(), by=by, asked_for=asked_for)
         except GivenUp:
             return
-        if fact is None or not await self._keep_compacted(fact):
+        if isinstance(fact, str):
+            self._say_why(fact, logging.INFO if asked_for else logging.WARNING)
+        if isinstance(fact, str) or not await self._keep_compacted(fact):
             self._stuck = here
+
+    def _say_why(self, why: str, level: int) -> None:
+        """Say once in a turn that nothing makes the context smaller. Who asked for it hears so anyway; else it goes on to grow, and each turn tries again."""
+        state = self._ledger.state
+        if self._warned != state.turns:
+            self._warned = state.turns
+            tokens, bound = self._compactor.coming(state), self._compactor.bounds(state).soft
+            _log.log(level, "Nothing makes the context of session %r smaller: %d tokens, and %s are meant (%s). %s", state.session, tokens, bound or "fewer", why, WHAT_TO_DO)
 
     async def _keep_compacted(self, fact: e.ContextCompacted) -> bool:
         """Keep a compaction in one commit with the answer it was made from. What others add meanwhile does not touch its range."""
