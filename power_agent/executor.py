@@ -27,7 +27,7 @@ from power_agent.errors import BadArguments, ToolError
 from power_agent.failpoints import passing
 from power_agent.givens import name_of
 from power_agent.guards import AnyGuard, settled
-from power_agent.limits import PROBE_SECONDS
+from power_agent.limits import MAX_ASK_SECONDS, PROBE_SECONDS
 from power_agent.messages import Call
 from power_agent.offer import offered, too_late
 from power_agent.outcomes import NOT_RUN, Done, failed, lost, succeeded, unknown_in, untouched
@@ -114,20 +114,20 @@ class Executor:
             return e.CallAborted(call=made.id, by="power_agent", reason=f"there is no tool {made.name} any more")
         bound = bound_by(tool, made, state)
         digest = digest_of(tool, made, bound)
-        if tool.external and call.place == "requested":
-            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, external=True, untrusted=_reads_untrusted(state, call, tool))
-        if call.place in {"approved", "doubted"} and call.digest == digest:
-            return self._start(state, call, tool, digest)
         if call.place == "doubted":
             return self._again(state, call, tool, digest)
+        if call.place == "approved" and call.digest == digest:
+            return self._start(state, call, tool, digest)
         verdict = UNBOUND if bound is None else self._verdict(wanted(state, call, bound))
         if call.place == "approved":
-            return self._ask_anew(state, call, tool, digest, verdict)
+            return self._ask_anew(state, call, tool, digest, verdict, now)
         if isinstance(verdict, Deny):
             return e.CallDenied(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
+        if tool.external:
+            untrusted = _reads_untrusted(state, call, tool)
+            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, deadline=_deadline(verdict, now), external=True, untrusted=untrusted)
         if isinstance(verdict, Ask):
-            deadline = None if verdict.seconds is None else now + round(verdict.seconds * 1000)
-            return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest, question=verdict.question, deadline=deadline)
+            return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest, question=verdict.question, deadline=_deadline(verdict, now))
         return self._start(state, call, tool, digest)
 
     def _tool(self, state: SessionState, call: CallState) -> Tool | None:
@@ -135,7 +135,7 @@ class Executor:
         name = call.call.name
         return None if call.place == "requested" and name in too_late(self._tools, state) else self._tools.get(name)
 
-    def _ask_anew(self, state: SessionState, call: CallState, tool: Tool, digest: str, verdict: Verdict) -> e.Event:
+    def _ask_anew(self, state: SessionState, call: CallState, tool: Tool, digest: str, verdict: Verdict, now: int) -> e.Event:
         """What was approved is not what would run now: ask about that, unless it cannot or may not run at all."""
         made = call.call
         wrong = self._wrong(state, made, tool)
@@ -143,12 +143,13 @@ class Executor:
             return e.CallAborted(call=made.id, by="power_agent", reason=wrong.message.removesuffix(f" {NOT_RUN}"))
         if isinstance(verdict, Deny):
             return e.CallAborted(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
-        return e.CallApprovalAsked(call=made.id, rule=call.rule or verdict.rule, digest=digest, question=getattr(tool, "difference", None) or call.question)
+        question = getattr(tool, "difference", None) or call.question
+        return e.CallApprovalAsked(call=made.id, rule=call.rule or verdict.rule, digest=digest, question=question, deadline=_deadline(verdict, now))
 
     def _verdict(self, call: Wanted) -> Verdict:
         """Ask the policy. What it cannot judge does not run."""
         try:
-            verdict: object = self._policy(call)
+            verdict = _in_time(self._policy(call))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  whatever it raises: it awaits nothing, so nobody cancels it here
             return Deny(f"the policy failed: {type(error).__name__}: {error}", "policy failed")
         if isinstance(verdict, Allow | Ask | Deny):
@@ -338,6 +339,18 @@ def wanted(state: SessionState, call: CallState, bound: Mapping[str, JsonValue] 
     made = call.call
     tainted = None if state.taint is None else state.taint.what
     return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments, binds=bound or {}, tainted=tainted)
+
+
+def _in_time(verdict: object) -> object:
+    """Return a verdict, or raise where it has a deadline that is no moment."""
+    if isinstance(verdict, Ask) and verdict.seconds is not None and not abs(verdict.seconds) <= MAX_ASK_SECONDS:  # nan is not, either
+        raise ValueError(f"no question can wait {verdict.seconds!r} seconds")
+    return verdict
+
+
+def _deadline(verdict: Verdict, now: int) -> int | None:
+    """Return until when an answer is waited for."""
+    return None if not isinstance(verdict, Ask) or verdict.seconds is None else now + round(verdict.seconds * 1000)
 
 
 def _not_an_object(text: str) -> str:

@@ -111,6 +111,8 @@ CANCEL_GRACE_SECONDS = 2.0
 """How long a running tool may go on after it was told that the turn is cancelled, before it is stopped."""
 STOP_SECONDS = 5.0
 """How long stopped work is waited for, so that its end can be recorded, before it is left behind."""
+MAX_ASK_SECONDS = 3_155_760_000.0
+"""How long a policy may let a question wait before it is denied: a hundred years. Who means for ever sets no deadline."""
 PROBE_SECONDS = 30.0
 """How long a probe may take to find out whether a call happened."""
 SNAPSHOT_EVENTS = 500

@@ -150,6 +150,19 @@ async def test_a_policy_that_does_not_answer(make, wrong):
     assert ledger.paid == []
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), float("-inf"), float("nan"), 1e300, 10**5_000], ids=["inf", "-inf", "nan", "1e300", "a long number"])
+async def test_a_deadline_that_nobody_can_keep(make, seconds):
+    """A policy that sets a deadline which is no moment has failed: the call is denied, the turn ends, and the log says why."""
+    ledger = Ledger()
+    async with make([PAY, "done"], tools=[ledger.tool], policy=asking(seconds=seconds)) as loop:
+        result = await loop.send("x", "s")
+        assert (result.status, result.calls[0].state) == ("completed", "denied")
+        denied = (await loop.history("s", kinds=["call.denied"]))[0].event
+        assert denied.by == "policy (policy failed)"
+        assert denied.reason.startswith("the policy failed: ValueError: ")
+    assert ledger.paid == []
+
+
 async def test_two_words_that_are_called_deny(make):
     """A policy's verdict and a person's decision are two things: each in the other's place is refused, with where the right one is."""
     ledger = Ledger()
@@ -399,6 +412,23 @@ async def test_a_changed_tool_voids_an_approval(make):
     assert ledger.paid == [("Ada", 10)]
 
 
+async def test_a_question_asked_anew_has_a_deadline_again(make):
+    """What is asked about again because it changed waits as long as the policy of today says, from then on."""
+    ledger, clock = Ledger(), HeldClock()
+    async with make([PAY], tools=[ledger.tool], policy=asking(seconds=60), clock=clock) as loop:
+        await loop.send("x", "s")
+        await loop.settle("s", "t1r1c1", Approve())
+    changed = tool(name="pay", description="Pay, and tell everybody.")(ledger.tool.function)
+    clock.move(600)
+    async with make([PAY, "done"], tools=[changed], policy=asking(seconds=90), clock=clock) as loop:
+        (call,) = (await loop.resume("s")).pending
+        asked = (await loop.history("s", kinds=["call.approval_asked"]))[-1]
+        assert (call.state, call.deadline) == ("waiting", asked.at + 90_000)
+        clock.move(91)
+        assert (await loop.resume("s")).calls[0].state == "denied"
+    assert ledger.paid == []
+
+
 async def test_an_approved_tool_that_is_gone(make):
     """Approved, and the tool is gone: it was not run, and the model is told so."""
     async with make([PAY], tools=[Ledger().tool], policy=asking()) as loop:
@@ -496,6 +526,40 @@ async def test_an_external_result(make):
         assert (await loop.history("s", kinds=["call.succeeded"]))[-1].event.by == "portal"
         assert [kept.event.call for kept in await loop.history("s", kinds=["call.started"])] == ["t1r1c2"]
     assert told(model) == ['{"answer":42}', "noted"]
+
+
+SURVEY = [Call("survey", {"question": "?"})]
+
+
+@pytest.mark.parametrize("policy", [None, lambda _: p.Allow(), asking(question="Sure?")], ids=["none", "allow", "ask"])
+async def test_an_external_call_waits_whatever_the_policy_says_but_no(make, policy):
+    """Allowed or asked about, it waits for its result and nobody approves it."""
+    async with make([SURVEY, "done"], tools=[survey], policy=policy) as loop:
+        (call,) = (await loop.send("x", "s")).pending
+        assert (call.state, call.rule, call.external, call.deadline) == ("waiting", "external", True, None)
+        with pytest.raises(SettleNotAllowed):
+            await loop.settle("s", "t1r1c1", Approve())
+        await loop.settle("s", "t1r1c1", Result("fine"))
+        assert (await loop.resume("s")).status == "completed"
+
+
+async def test_an_external_call_is_denied(make):
+    """A policy judges each call, also those that others carry out."""
+    model = ScriptedModel([SURVEY, "done"])
+    async with make(model, tools=[survey], policy=lambda _: p.Deny("never on Sundays", "sunday")) as loop:
+        result = await loop.send("x", "s")
+        assert (result.status, result.calls[0].state) == ("completed", "denied")
+    assert told(model) == ["Denied by policy (sunday): never on Sundays. It was not run."]
+
+
+async def test_an_external_call_has_the_deadline_of_its_question(make):
+    """A policy that asks with a deadline gives it to the result, too."""
+    clock = HeldClock()
+    async with make([SURVEY, "done"], tools=[survey], policy=asking(seconds=60), clock=clock) as loop:
+        (call,) = (await loop.send("x", "s")).pending
+        assert call.deadline == (await loop.history("s", kinds=["call.approval_asked"]))[0].at + 60_000
+        clock.move(61)
+        assert (await loop.resume("s")).calls[0].state == "denied"
 
 
 async def test_external_calls_are_validated(make):

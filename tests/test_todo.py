@@ -12,6 +12,7 @@ import pytest
 
 from power_agent import Abort, Call, Result, ScriptedModel, StatefulAgentLoop, ask_person, todo, todo_of
 from power_agent.errors import SettleNotAllowed
+from power_agent.policy.rules import Rules, natures_of
 from power_agent.settling import Approve
 from power_agent.tools.todo import KINDS, MAX_ITEMS, Item
 
@@ -108,6 +109,14 @@ async def test_a_question_is_answered_from_another_process_after_a_restart(tmp_p
         (ended,) = await loop.history("s", kinds=["call.succeeded"])
         assert ended.event.by == "ada"
     assert told(model) == ["blue"]
+
+
+@pytest.mark.parametrize("mode", ["read-only", "on-request", "always-ask", "never-ask"])
+async def test_a_question_changes_nothing(mode):
+    """A policy judges it as any other call; it changes nothing, so a session that only reads may ask."""
+    policy = Rules(mode=mode, natures=natures_of([ask_person]))
+    async with StatefulAgentLoop(ScriptedModel([ASKED]), tools=[ask_person], policy=policy, store=":memory:") as loop:
+        assert [call.external for call in (await loop.send("Paint it.", "s")).pending] == [True]
 
 
 async def test_a_question_that_nobody_answers_goes_on_waiting(tmp_path):

@@ -10,12 +10,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from power_agent.policy.commands import Nature
 from power_agent.tools.define import tool
 
 __all__ = ["ask_person"]
 
 
-@tool(external=True)
+@tool(external=True, nature=Nature(does="reads"))
 def ask_person(
     question: Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"\S")],
     options: Annotated[list[str], Field(max_length=20)] | None = None,
