@@ -50,6 +50,9 @@ TOO_LONG = "It took longer than {seconds:g} s."
 CHANGED = f"{{tool}} changed after it was decided that it may run. {NOT_RUN}"
 PROBED = "The probe of {tool} answered {said}, not Happened(value), DidNotHappen() or Unknown(). Call {call} of session {session!r} stays in doubt."
 LATE = "its own thread, after the time limit"
+OBJECTION = "The policy of today ({rule}) does not let it run again by itself."
+NO_PERSON = {"recovery (rerun)", "recovery (keyed)", "probe"}
+"""Who allows another attempt of a call without being a person."""
 STILL_RUNS = "An attempt of it was still running in this process."
 UNDER_WAY: WeakValueDictionary[tuple[str, int], asyncio.Task[Any]] = WeakValueDictionary()
 """The attempts that run in this process, by idempotency key and number: one that does not stop when it is cancelled outlives its drive."""
@@ -158,7 +161,10 @@ class Executor:
         return Deny(f"the policy answered {verdict!r}, which is no verdict{meant}", "policy failed")
 
     def _again(self, state: SessionState, call: CallState, tool: Tool, digest: str) -> e.Event:
-        """Start a doubted call once more; what was approved must still be what would run."""
+        """Start a doubted call once more. What was approved must still be what would run; what no person allowed, the policy of today must let."""
+        if call.permitted_by in NO_PERSON and (verdict := self.objection(state, call)) is not None:
+            reason = verdict.reason if isinstance(verdict, Deny) else "a person would have to be asked"
+            return e.CallAborted(call=call.call.id, by=f"policy ({verdict.rule})", reason=reason)
         if call.rule is not None and call.digest != digest:
             return e.CallAborted(call=call.call.id, by="power_agent", reason=f"{call.call.name} is not what was approved any more")
         return self._start(state, call, tool, digest)
@@ -271,7 +277,8 @@ class Executor:
 
     def promise(self, state: SessionState, call: CallState) -> e.Recovery:
         """Return the stricter of what was recorded and what the tool promises now; a tool that is gone promises nothing, nor does
-        one of which an earlier attempt may still run: in this process, or as a thread of another one that lives.
+        one of which an earlier attempt may still run (in this process, or as a thread of another one that lives), nor one to whose next
+        attempt the policy of today objects; a probe may be asked all the same.
         """
         tool = self._tools.get(call.call.name)
         if self._still_runs(state, call):
@@ -280,7 +287,21 @@ class Executor:
         stricter = max(call.recovery, today, key=STRICTNESS.index)
         if stricter == "probe" and call.process is not None and self._elsewhere(call.process):
             return "ask"  # a probe that looks before that thread has ended would answer too early
+        if stricter in {"rerun", "keyed"} and self.objection(state, call) is not None:
+            return "ask"
         return "ask" if stricter == "probe" and today != "probe" else stricter
+
+    def objection(self, state: SessionState, call: CallState) -> Verdict | None:
+        """Return what the policy of today says against another attempt that no person allows: it denies it, or would ask about what
+        nobody approved before.
+        """
+        tool = self._tools.get(call.call.name)
+        if tool is None:
+            return None
+        bound = bound_by(tool, call.call, state)
+        verdict = UNBOUND if bound is None else self._verdict(wanted(state, call, bound))
+        asked = isinstance(verdict, Ask) and call.rule is None
+        return verdict if asked or isinstance(verdict, Deny) else None
 
     def _still_runs(self, state: SessionState, call: CallState) -> bool:
         """Say whether an attempt of a call runs in this process: a task that nobody waits for any more, or what its tool knows of."""
@@ -292,6 +313,9 @@ class Executor:
         """End what an attempt that was found started left running, and say what is known: no doubt is recorded while it goes on."""
         buried = await self._buried(state, call)
         found = f"{FOUND} {STILL_RUNS}" if self._still_runs(state, call) else FOUND
+        objection = None if call.recovery == "ask" else self.objection(state, call)
+        if objection is not None:
+            found = f"{found} {OBJECTION.format(rule=objection.rule)}"
         return found if buried is None else f"{found} {BURIED if buried else NOT_BURIED}"
 
     async def remains(self, state: SessionState, call: CallState) -> str:

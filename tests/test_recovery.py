@@ -282,6 +282,83 @@ def test_a_cancelled_turn_recovers_nothing(tmp_path, recovery):
     assert [line.split()[0] for line in journal.lines] == ["pay"]
 
 
+@pytest.mark.parametrize("verdict", [p.Deny("not since the incident", "incident"), p.Ask(rule="incident")], ids=["deny", "ask"])
+@pytest.mark.parametrize(("recovery", "answer"), [("rerun", None), ("keyed", None), ("probe", DidNotHappen())], ids=["rerun", "keyed", "probe"])
+def test_the_policy_of_today_judges_another_attempt(tmp_path, recovery, answer, verdict):
+    """Allowed then, and not today: no promise of the tool runs it again, the call waits and says why; what a person says then counts."""
+    journal = killed_in_pay(tmp_path, recovery)
+
+    async def second_life():
+        async with make(tmp_path, [TWO, "done"], tools=[pay_tool(journal, recovery, answer=answer)], policy=lambda _: verdict) as loop:
+            for _ in range(2):
+                (call,) = (await loop.resume("s")).pending
+                assert (call.state, call.attempt) == ("doubted", 1)
+                assert call.why == "It was found started, and its outcome was not recorded. The policy of today (incident) does not let it run again by itself."
+            assert Counter(line.split()[0] for line in journal.lines)["pay"] == 1
+            await loop.settle("s", "t1r1c1", Retry(), by="ada")
+            assert (await loop.resume("s")).status == "completed"
+
+    asyncio.run(second_life())
+    assert Counter(line.split()[0] for line in journal.lines)["pay"] == 2
+
+
+def test_a_probe_that_says_yes_needs_no_policy(tmp_path):
+    """To ask whether it happened has no effect, so it is asked whatever the policy of today says."""
+    journal = killed_in_pay(tmp_path, "probe")
+
+    async def second_life():
+        async with make(tmp_path, [TWO, "done"], tools=[pay_tool(journal, "probe", answer=Happened("it did"))], policy=lambda _: p.Deny("no")) as loop:
+            assert (await loop.resume("s")).status == "completed"
+
+    asyncio.run(second_life())
+    assert Counter(line.split()[0] for line in journal.lines) == {"pay": 1, "probe": 1}
+
+
+@pytest.mark.parametrize(("today", "status", "payments"), [(p.Ask(), "completed", 2), (p.Deny("no"), "waiting", 1)], ids=["ask", "deny"])
+def test_an_approval_stands_for_another_attempt(tmp_path, today, status, payments):
+    """A person had approved exactly this: a policy that asks has its answer, one that denies has not."""
+    journal = Journal(tmp_path)
+
+    async def life():
+        async with make(tmp_path, [[Call("pay", {"to": "Ada"})]], tools=[pay_tool(journal, "keyed", dies=True)], policy=lambda _: p.Ask()) as loop:
+            await loop.send("x", "s")
+            await loop.settle("s", "t1r1c1", Approve())
+            await loop.resume("s")
+
+    assert forked(life) == -signal.SIGKILL
+
+    async def second_life():
+        async with make(tmp_path, [TWO, "done"], tools=[pay_tool(journal, "keyed")], policy=lambda _: today) as loop:
+            assert (await loop.resume("s")).status == status
+
+    asyncio.run(second_life())
+    assert Counter(line.split()[0] for line in journal.lines)["pay"] == payments
+
+
+@pytest.mark.parametrize(
+    ("today", "says"),
+    [
+        (p.Deny("not since the incident", "incident"), f"Aborted by policy (incident): not since the incident. {MAY_HAVE}"),
+        (p.Ask(rule="incident"), f"Aborted by policy (incident): a person would have to be asked. {MAY_HAVE}"),
+    ],
+    ids=["deny", "ask"],
+)
+def test_a_promise_that_was_not_used_in_time(tmp_path, today, says):
+    """A promise had allowed another attempt, and the process died before it began: the policy of today is asked once more."""
+    journal = killed_in_pay(tmp_path, "keyed")
+
+    async def second_life():
+        model = ScriptedModel([TWO, "done"])
+        async with make(tmp_path, model, tools=[pay_tool(journal, "keyed")], policy=lambda _: today) as loop:
+            await loop.resume("s")
+            await loop.settle("s", "t1r1c1", Retry(), by="recovery (keyed)")  # the very fact that such a process leaves
+            assert (await loop.resume("s")).status == "completed"
+            assert told(model) == [says]
+
+    asyncio.run(second_life())
+    assert Counter(line.split()[0] for line in journal.lines) == {"pay": 1}
+
+
 def test_a_probe_may_know_later(tmp_path):
     """A probe that did not know is asked again with the next resume, and may know then."""
     journal = killed_in_pay(tmp_path, "probe")

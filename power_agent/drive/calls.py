@@ -171,7 +171,8 @@ class Calls:
         name = call.call.id
         done = await self._executor.probe(call, self._executor.context(self._ledger.state, call), self._ledger.config.limits.max_output_bytes_in_context)
         await self._ledger.look()
-        if not done.facts:
+        again = bool(done.facts) and isinstance(done.facts[0], e.CallRetried)
+        if not done.facts or (again and self._executor.objection(self._ledger.state, call) is not None):
             self._recovering.discard(name)
         elif name in self._ledger.state.calls and self._ledger.state.calls[name].place == "doubted":
             self.stage_outcome(done)
