@@ -30,7 +30,8 @@ class Limits(Word):
     """Whether the model may say where things stand when a turn reaches a limit: one more request, without tools."""
     max_turn_seconds: float | None = None
     """Wall time of a turn, waits for a person included: one deadline over all attempts of all its requests, and the waits between
-    them. A request that is under way is given up at that moment; a tool that runs has `max_tool_seconds`."""
+    them. A request that is under way is given up at that moment; a tool that runs has `max_tool_seconds`. A call that has no place to run
+    in by then is not begun any more. One that a person approved still is, unless its place would be that of a thread left behind."""
     max_tool_seconds: float = 600.0
     """One call; a tool that needs longer says so itself."""
     max_parallel_calls: int = 8

@@ -12,19 +12,22 @@ from typing import Literal
 
 from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_CONTINUATIONS, MAX_EMPTY_ANSWERS, MAX_MODEL_ATTEMPTS, SAME_CALLS_TOLD, STALLED_ROUNDS_TOLD
 from power_agent.messages import Call
-from power_agent.state import Answered, CallState, SessionState, Spent, Turn
+from power_agent.state import Answered, CallPlace, CallState, SessionState, Spent, Turn
 from power_agent.word import Word, word
 
 
 @word(kw_only=True)
 class Facts(Word):
     """What the log cannot know. `go_on`: a person wants a turn that stopped at a limit or failed to be continued. `unpark`: somebody wants
-    what waits behind a turn that was cancelled or came to a limit.
+    what waits behind a turn that was cancelled or came to a limit. `placeless`: calls that waited for a place to run in. `blocked`: every
+    place is held by what nobody can stop.
 
     Above `context_window` the context is to be compacted; above `context_most` no request can be sent.
     """
 
     running: frozenset[str] = frozenset()
+    placeless: frozenset[str] = frozenset()
+    blocked: bool = False
     context_tokens: int | None = None
     context_window: int | None = None
     context_most: int | None = None
@@ -161,8 +164,14 @@ def _due(state: SessionState, calls: tuple[CallState, ...], now: int, facts: Fac
             if call.deadline is not None and call.deadline <= now:
                 expired.append(name)
         elif (place != "doubted" or call.permitted_by) and name not in facts.running:
-            run.append(name)
+            (abort if name in facts.placeless and _too_late(state.turn, place, now, facts) else run).append(name)
     return RunCalls(tuple(run), tuple(doubt), tuple(expired), tuple(abort)) if run or doubt or expired or abort else None
+
+
+def _too_late(turn: Turn | None, place: CallPlace, now: int, facts: Facts) -> bool:
+    """Say whether a call that waits for a place does so in vain: the turn's time is up, and nobody approved it, or no place comes free."""
+    deadline = None if turn is None else turn_deadline(turn)
+    return deadline is not None and deadline <= now and (place == "requested" or facts.blocked)
 
 
 def earliest_deadline(calls: tuple[CallState, ...]) -> int | None:

@@ -334,8 +334,8 @@ MUTANTS = (
     Mutant("everybody tries", "models/circuit.py", "            if self._wait(now, who) > 0:\n", "            if False:\n", "failover"),
     Mutant("a storm counts each drop", "models/circuit.py", "        if self._until is not None and now < self._until:", "        if False:", "failover"),
     Mutant("one more a minute", "models/pace.py", "len(self._bookings) >= self._requests:", "len(self._bookings) > self._requests:", "failover"),
-    Mutant("judged for every place", "drive/calls.py", "            if full and name in self._placeless:\n", "            if False:\n", "loop"),
-    Mutant("not judged without a place", "drive/calls.py", "            if full and name in self._placeless:\n", "            if full:\n", "loop"),
+    Mutant("judged for every place", "drive/calls.py", "            if full and name in self.placeless:\n", "            if False:\n", "loop"),
+    Mutant("not judged without a place", "drive/calls.py", "            if full and name in self.placeless:\n", "            if full:\n", "loop"),
     Mutant("a place not given back", "models/pace.py", "                self._bookings.remove(booking)\n", "                pass\n", "failover"),
     Mutant(
         "an unknown price is nothing", "drive/attempts.py", "    return None if price is None else price(usage)\n", "    return 0 if price is None else price(usage)\n", "prices"

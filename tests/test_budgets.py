@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 
 import pytest
+from processes import PROMPT_SECONDS
 
-from power_agent import Answer, Call, Limits, ModelError, ScriptedModel, StatefulAgentLoop, Usage, failpoints, tool
+from power_agent import Answer, Approve, Call, Limits, ModelError, ScriptedModel, StatefulAgentLoop, Usage, failpoints, tool
 from power_agent.clock import HeldClock
+from power_agent.policy import Allow, Ask
 from power_agent.ports import ModelReply
 
 ROUNDS, TOKENS, NANO = 6, 100, 1_000_000
@@ -83,6 +86,82 @@ async def test_a_higher_limit_goes_on(tmp_path, name, unit):
         assert (result.status, len(loop._model.requests)) == ("completed", ROUNDS - 3)
         state = await loop.state("s")
         assert (state.spent.tokens, state.spent.cost_nano_usd) == (ROUNDS * TOKENS, ROUNDS * NANO)
+
+
+async def test_no_call_begins_when_the_time_is_up():
+    """Calls that wait for a place when the turn's time is up are not begun; the one that runs ends, and the turn at its limit."""
+    ran, gate, clock = [], asyncio.Event(), HeldClock()
+
+    @tool(recovery="rerun")
+    async def work(number: int) -> int:
+        ran.append(number)
+        clock.move(6)
+        if number:
+            await gate.wait()
+        return number
+
+    limits = Limits(max_turn_seconds=10, max_parallel_calls=1)
+    async with StatefulAgentLoop(ScriptedModel([[Call("work", {"number": n}) for n in range(4)]]), tools=[work], store=":memory:", limits=limits, clock=clock) as loop:
+        sending = asyncio.create_task(loop.send("go", "s"))
+        while len(ran) < 2:
+            await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+        result = await sending
+        assert (result.status, result.reason) == ("limit", "max_turn_seconds")
+        assert [call.state for call in result.calls] == ["succeeded", "succeeded", "aborted", "aborted"]
+        assert {kept.event.reason for kept in await loop.history("s", kinds=["call.aborted"])} == {"the turn is at its limit"}
+    assert ran == [0, 1]
+
+
+async def test_an_approved_call_runs_however_late():
+    """The time that a person takes is the turn's, too: what was approved runs all the same, one after the other."""
+    ran, clock = [], HeldClock()
+
+    @tool
+    async def work(number: int) -> None:
+        ran.append(number)
+        clock.move(60)
+
+    limits = Limits(max_turn_seconds=10, max_parallel_calls=1)
+    calls = [Call("work", {"number": n}) for n in range(3)]
+    async with StatefulAgentLoop(ScriptedModel([calls]), tools=[work], store=":memory:", limits=limits, clock=clock, policy=lambda _: Ask()) as loop:
+        for pending in (await loop.send("go", "s")).pending:
+            await loop.settle("s", pending.id, Approve())
+        clock.move(86_400)
+        result = await loop.resume("s")
+        assert (result.status, [call.state for call in result.calls]) == ("limit", ["succeeded"] * 3)
+    assert ran == [0, 1, 2]
+
+
+@pytest.mark.parametrize("approved", [False, True])
+async def test_threads_that_hold_every_place_do_not_hold_the_turn(caplog, monkeypatch, approved):
+    """Threads that hang for ever keep their places, the log of the process names their tools once, and the turn ends when its time is up."""
+    monkeypatch.setattr("power_agent.drive.ledger.LOOK_SECONDS", 0.02)
+    gate = threading.Event()
+
+    @tool(recovery="rerun", seconds=0.05)
+    def hang() -> None:
+        gate.wait()
+
+    limits = Limits(max_turn_seconds=0.7, max_parallel_calls=2)
+    model = ScriptedModel([[Call("hang"), Call("hang"), Call("step", {"number": 1}), Call("step", {"number": 2})]])
+    policy = (lambda wanted: Ask() if wanted.tool == "step" else Allow()) if approved else None
+    async with StatefulAgentLoop(model, tools=[hang, step], store=":memory:", limits=limits, policy=policy) as loop:
+        try:
+            sending = asyncio.create_task(loop.send("go", "s"))
+            while approved and (not await loop.sessions() or len(await loop.history("s", kinds=["call.approval_asked"])) < 2):
+                await asyncio.sleep(0.01)
+            for name in ("t1r1c3", "t1r1c4") if approved else ():
+                await loop.settle("s", name, Approve())
+            result = await asyncio.wait_for(sending, PROMPT_SECONDS)
+        finally:
+            gate.set()
+        assert (result.status, result.reason) == ("limit", "max_turn_seconds")
+        assert [call.state for call in result.calls] == ["aborted"] * 4
+        assert [kept.event.call for kept in await loop.history("s", kinds=["call.started"])] == ["t1r1c1", "t1r1c2"]
+    assert [record.getMessage() for record in caplog.records if record.name == "power_agent"] == [
+        "Session s, turn 1: calls wait for places that threads of hang hold, which took too long and still run."
+    ]
 
 
 @pytest.mark.parametrize(("name", "unit"), [case for case in CASES if "session" in case[0]])

@@ -249,6 +249,32 @@ def test_a_turn_that_takes_too_long_is_ended(at: int, step: Step):
     assert decide(state, state.turn.started_at - at) == AskModel(1, 1, 1)
 
 
+WAITED = Facts(placeless=frozenset({T1}))
+BLOCKED = Facts(placeless=frozenset({T1}), blocked=True)
+
+
+@pytest.mark.parametrize(
+    ("events", "facts", "in_vain"),
+    [
+        ((), WAITED, True),
+        ((), Facts(), False),
+        (APPROVED, WAITED, False),
+        (APPROVED, BLOCKED, True),
+        (RETRIED, WAITED, False),
+        (RETRIED, BLOCKED, True),
+    ],
+    ids=["requested", "requested, never without a place", "approved", "approved, blocked", "allowed again", "allowed again, blocked"],
+)
+def test_a_call_without_a_place_when_the_time_is_up(events: tuple[e.Event, ...], facts: Facts, in_vain: bool):
+    """What nobody decided about does not begin any more; what a person allowed does, unless no place will ever come free."""
+    state = limited(Limits(max_turn_seconds=10), ask(), answer(make()), *events)
+    assert state.turn is not None
+    assert decide(state, state.turn.started_at + 9_999, facts) == RunCalls(run=(T1,))
+    assert decide(state, state.turn.started_at + 10_000, facts) == (RunCalls(abort=(T1,)) if in_vain else RunCalls(run=(T1,)))
+    unlimited = limited(Limits(), ask(), answer(make()), *events)
+    assert decide(unlimited, NOW + 10**9, facts) == RunCalls(run=(T1,))
+
+
 @pytest.mark.parametrize("name", ["max_tokens_per_turn", "max_tokens_per_session"])
 def test_what_may_have_been_spent_counts_against_a_limit(name: str):
     """A request whose end nobody saw counts with what it reserved."""

@@ -6,6 +6,7 @@ Only the tasks that run in this very process are remembered here; everything els
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from power_agent import events as e
@@ -22,6 +23,8 @@ from power_agent.outcomes import Done, lost
 from power_agent.ports import ToolContext
 from power_agent.state import CallState
 
+_log = logging.getLogger("power_agent")
+
 
 class Calls:
     """The calls of one session, as far as they are in the hands of its owner."""
@@ -33,9 +36,15 @@ class Calls:
         self.running: dict[str, asyncio.Task[Done]] = {}
         self._contexts: dict[str, ToolContext] = {}
         self._recovering: set[str] = set()
-        self._placeless: frozenset[str] = frozenset()  # judged, and not begun because nothing more had a place
-        self._left_behind: list[Callable[[], bool]] = []  # threads nobody can stop; each keeps its place
+        self.placeless: frozenset[str] = frozenset()  # judged, and not begun because nothing more had a place
+        self._left_behind: list[tuple[str, Callable[[], bool]]] = []  # threads nobody can stop, by tool; each keeps its place
+        self._told_of = 0  # the turn of which it was said that they take its places
         self._late: dict[str, asyncio.Task[Done]] = {}  # what such threads come to
+
+    @property
+    def blocked(self) -> bool:
+        """Whether threads that were left behind hold every place."""
+        return bool(self._left_behind) and sum(alive() for _, alive in self._left_behind) >= self._ledger.config.limits.max_parallel_calls
 
     def found(self) -> None:
         """Take up the calls that are in doubt already: the promises of their tools decide first."""
@@ -93,23 +102,33 @@ class Calls:
         if starting:
             if await self._ledger.keep():
                 await self._begin(starting)
-        elif self._placeless and await self._ledger.keep():
+        elif self.placeless and await self._ledger.keep():
+            self._tell_of_threads()
             deadline = earliest_deadline(self._ledger.state.unresolved)
             soon = self._ledger.clock.now() + round(LOOK_SECONDS * 1000)
             await self.wait(min(deadline or soon, soon) if self._left_behind else deadline)  # a thread's end wakes nobody
+
+    def _tell_of_threads(self) -> None:
+        """Say once in a turn that calls wait for places which threads hold that nobody can stop."""
+        turn = self._ledger.state.turn
+        if not self._left_behind or turn is None or self._told_of == turn.number:
+            return
+        self._told_of = turn.number
+        tools = ", ".join(sorted({tool for tool, _ in self._left_behind}))
+        _log.warning("Session %s, turn %d: calls wait for places that threads of %s hold, which took too long and still run.", self._ledger.state.session, turn.number, tools)
 
     def _stage_verdicts(self, names: Sequence[str]) -> list[str]:
         """Stage the next fact about each call, and return those that begin. One without a place is judged once, so that a person is asked
         at once, and again when it has one: what counts is what is so when it begins.
         """
         starting, placeless = list[str](), list[str]()
-        self._left_behind = [alive for alive in self._left_behind if alive()]
+        self._left_behind = [(tool, alive) for tool, alive in self._left_behind if alive()]
         places = self._ledger.config.limits.max_parallel_calls - len(self.running) - len(self._left_behind)
         for name in names:  # no await from here on: what is staged as started begins, or is dropped with the draft
             if name not in self._ledger.state.calls or self._ledger.state.calls[name].resolved:
                 continue
             full = len(starting) >= places
-            if full and name in self._placeless:
+            if full and name in self.placeless:
                 placeless.append(name)
                 continue
             fact = self._executor.judge(self._ledger.state, self._ledger.state.calls[name], self._ledger.clock.now())
@@ -119,7 +138,7 @@ class Calls:
             if isinstance(fact, e.CallStarted):
                 starting.append(name)
             self._ledger.stage(fact)
-        self._placeless = frozenset(placeless)
+        self.placeless = frozenset(placeless)
         return starting
 
     async def _guard(self, name: str) -> bool:
@@ -199,7 +218,7 @@ class Calls:
                 continue
             self.stage_outcome(Done((lost(call, STOPPED),)) if task.cancelled() else task.result())
             if context is not None and context.still_alive():
-                self._left_behind.append(context.still_alive)
+                self._left_behind.append((call.call.name, context.still_alive))
                 self._late[name] = asyncio.create_task(self._executor.late(call, context, self._ledger.config.limits.max_output_bytes_in_context))
         return self._collect_late() or bool(finished)
 

@@ -168,7 +168,8 @@ class Drive:
         """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""
         turns = self.state.turns  # these two until a turn began: one that was only staged may have been let go
         go_on, unpark = turns == self._continues, turns == self._unparks or self._nothing_more()
-        facts = Facts(running=frozenset(self._calls.running), go_on=go_on, unpark=unpark, cannot_compact=self._summaries.stuck)
+        calls = self._calls
+        facts = Facts(running=frozenset(calls.running), placeless=calls.placeless, blocked=calls.blocked, go_on=go_on, unpark=unpark, cannot_compact=self._summaries.stuck)
         step = decide(self.state, self._clock.now(), facts)
         if not isinstance(step, AskModel):
             return step
