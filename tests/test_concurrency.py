@@ -13,6 +13,7 @@ import pytest
 from processes import PROMPT_SECONDS
 
 from power_agent import Call, Limits, ScriptedModel, SessionBusy, SessionPending, StatefulAgentLoop, ToolContext, tool
+from power_agent.clock import SystemClock
 from power_agent.errors import InvalidInput, KeyConflict, SessionClosed
 
 SAID = {"one": "first answer", "two": "second answer", "three": "third answer"}
@@ -182,6 +183,28 @@ async def test_without_waiting_when_idle(tmp_path, gate):
         joined = await loop.send("work", "s", key="k")
         assert (joined.status, joined.turn, joined.input_seq) == ("completed", 1, left.input_seq)
         assert (await kinds(loop)).count("input.received") == 1
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+async def test_behind_a_turn_that_is_older_than_its_lease(gate, mode):
+    """In memory nobody renews a lease, and elsewhere a clock may be set forward: who works here holds the session all the same."""
+
+    class Forward(SystemClock):
+        by = 0
+
+        def now(self) -> int:
+            return super().now() + self.by
+
+    clock = Forward()
+    async with StatefulAgentLoop(ScriptedModel(said), tools=gate.tools, store=":memory:", clock=clock) as loop:
+        sending = asyncio.ensure_future(loop.send("work", "s"))
+        await gate.reached()
+        clock.by = 3_600_000
+        left = await asyncio.wait_for(loop.send("two", "s", when_busy=mode, wait=False), PROMPT_SECONDS)
+        assert left.status == "waiting"
+        assert (await kinds(loop)).count("input.received") == 2
+        gate.go.touch()
+        assert (await sending).status == "completed"
 
 
 async def test_cancelling_who_queued_leaves_the_turn_alone(tmp_path, gate):

@@ -269,7 +269,9 @@ class Intake:
             raise SessionBusy(f"Session {name!r} is held by {holder(row.owner)}.", session=name, owner=row.owner or "", deadline=row.deadline)
 
     def _held(self, row: SessionRow) -> bool:
-        """Say whether somebody who may be alive holds a session."""
+        """Say whether somebody who may be alive holds a session. What is worked on here is held until it is given up, however late its lease is."""
+        if row.owner == self._sink.owner and self._desk.working(row.session) is not None:
+            return row.deadline != 0
         return bool(row.owner) and row.deadline >= self._clock.now() and not process.proven_dead(row.owner or "")
 
     async def _leave(self, order: Order, *, busy: bool) -> int | None:
