@@ -356,6 +356,59 @@ async def test_keys_of_what_waits(tmp_path, gate):
         assert (await kinds(loop)).count("input.received") == 2
 
 
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+@pytest.mark.parametrize("where", ["here", "elsewhere", "both"])
+async def test_one_key_twice_at_once(tmp_path, gate, where, mode):
+    """Both are sent behind a turn, neither has seen the other: one is kept, the other one joins it."""
+    async with at_work(tmp_path, gate) as (loop, sending), make(tmp_path, gate) as other:
+        senders = {"here": (loop, loop), "elsewhere": (other, other), "both": (loop, other)}[where]
+        waiting = [asyncio.ensure_future(one.send("two", "s", key="k", when_busy=mode)) for one in senders]
+        while (await kinds(loop)).count("input.received") < 2:
+            await asyncio.sleep(0.01)
+        with pytest.raises(KeyConflict):
+            await other.send("three", "s", key="k", when_busy=mode)
+        gate.go.touch()
+        first, second = await asyncio.wait_for(asyncio.gather(*waiting), PROMPT_SECONDS)
+        assert (first.status, first.turn, first.input_seq) == (second.status, second.turn, second.input_seq)
+        assert first.status == "completed"
+        assert (await sending).status == "completed"
+        assert (await kinds(loop)).count("input.received") == 2
+
+
+async def test_one_key_for_a_turn_and_behind_it(tmp_path, gate):
+    """Who took the session to begin a turn finds that the same input was left meanwhile: it drives that one."""
+    async with make(tmp_path, gate) as loop, make(tmp_path, gate) as other:
+        await loop.send("one", "s")
+        await loop.send("two", "s")
+        claim, left = loop._sink.claim, list[asyncio.Task]()
+
+        async def slow(name, *known):
+            state = await claim(name, *known)
+            if not left:
+                left.append(asyncio.ensure_future(other.send("three", "s", key="k", when_busy="queue")))
+                while (await kinds(other)).count("input.received") < 3:
+                    await asyncio.sleep(0.01)
+            return state
+
+        loop._sink.claim = slow
+        loop._desk.live.clear()
+        first = await asyncio.wait_for(loop.send("three", "s", key="k"), PROMPT_SECONDS)
+        second = await asyncio.wait_for(left[0], PROMPT_SECONDS)
+        assert (first.status, first.turn, first.seq) == ("completed", 3, second.seq)
+        assert (await loop.state("s")).turns == 3
+
+
+@pytest.mark.parametrize("mode", ["queue", "steer"])
+async def test_a_key_holds_nothing_back(tmp_path, gate, mode, monkeypatch):
+    """Only who would be told that the session is busy waits whether its key is about to appear."""
+    monkeypatch.setattr("power_agent.loop.intake.LOOK_SECONDS", 3_600)
+    async with at_work(tmp_path, gate) as (loop, sending):
+        left = await asyncio.wait_for(loop.send("two", "s", key="k", when_busy=mode, wait=False), PROMPT_SECONDS)
+        assert left.status == "waiting"
+        gate.go.touch()
+        await sending
+
+
 async def test_a_closed_session_takes_nothing(tmp_path, gate):
     """Neither queued nor steered."""
     async with make(tmp_path, gate) as loop:

@@ -174,9 +174,9 @@ class Intake:
         except _LookAgain:
             return None
         except SessionBusy:
-            if order.key is not None and await self._appears(name, order.key):
-                return None
             if order.when_busy == "raise":
+                if order.key is not None and await self._appears(name, order.key):
+                    return None
                 raise
             seq = await self._leave(order, busy=True)
             return None if seq is None else await self._left(order, seq, wait=wait)
