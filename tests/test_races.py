@@ -304,6 +304,36 @@ async def test_a_fact_from_outside_while_a_session_is_ended(tmp_path, verb, kind
         assert (await store.find("s")).deadline == 0
 
 
+async def test_a_session_erased_while_it_is_verified(tmp_path):
+    """Its events were read before, its blobs are looked for after: nothing is wrong with it. A blob that is gone without that is missed."""
+
+    @tool(recovery="rerun")
+    def big() -> str:
+        """Say much."""
+        return "much " * 20_000
+
+    path = tmp_path / "log.db"
+    model = ScriptedModel(lambda request: [Call("big")] if request.messages[-1].role == "user" else "done")
+    async with Between(path) as store, StatefulAgentLoop(model, tools=[big], store=path) as loop:
+        await loop.send("one", "s")
+        await loop.send("two", "t")
+        read = store.read
+
+        async def late(session: str, **what: Any) -> list[Record]:
+            records = await read(session, **what)
+            store.read = read
+            await loop.erase("s")
+            return records
+
+        store.read = late
+        assert [wrong async for wrong in store.verify("s")] == []
+        assert (await store.find("s")).erased
+        assert [wrong async for wrong in store.verify()] == []
+        blob, store.blob = store.blob, lambda *_args, **_more: asyncio.sleep(0)
+        assert ["is missing" in wrong async for wrong in store.verify("t")] == [True]
+        store.blob = blob
+
+
 async def test_a_session_erased_while_it_is_taken(tmp_path):
     """Who comes a moment too late is told that it was erased."""
     async with Between(tmp_path / "log.db") as store:
