@@ -103,6 +103,38 @@ async def test_forks_of_forks():
         await verified(loop)
 
 
+@pytest.mark.parametrize("names", [["p", "q", "r"], ["r", "q", "p"]], ids=["eldest first", "youngest first"])
+@pytest.mark.parametrize("harm", [None, "the shared past", "a fork's own part"])
+async def test_what_forks_share_is_verified_once(monkeypatch, names, harm):
+    """Not once more for each fork; what is wrong with it is said of each of them all the same, and what is wrong with a fork of that fork alone."""
+    async with make() as loop:
+        eldest, middle, youngest = names
+        for number in range(20):
+            await loop.send(f"{number}", eldest)
+        await loop.fork(eldest, session_id_new=middle)
+        await loop.send("mine", middle)
+        await loop.fork(middle, session_id_new=youngest)
+        await loop.send("mine too", youngest)
+        for number in range(20):
+            await loop.fork(eldest, at=50 + number % 5, session_id_new=f"f{number}")
+        read, counted = loop.store.read, 0
+
+        async def counting(session, **what):
+            nonlocal counted
+            records = await read(session, **what)
+            counted += len(records)
+            return [record._replace(hash=b"harm") if (harm, record.session, record.seq) in harmed else record for record in records]
+
+        last = (await loop.store.find(youngest)).head
+        harmed = {("the shared past", eldest, 40), ("a fork's own part", youngest, last)}
+        monkeypatch.setattr(loop.store, "read", counting)
+        wrong = [sentence async for sentence in loop.verify()]
+        said = {None: [], "the shared past": sorted([*names, *(f"f{number}" for number in range(20))]), "a fork's own part": [youngest]}[harm]
+        assert [sentence.split("'")[1] for sentence in wrong] == said
+        if harm is None:
+            assert counted < 8 * last
+
+
 async def test_forks_that_cannot_be():
     """Each refusal names its cause."""
     async with make() as loop:

@@ -19,7 +19,7 @@ from power_agent.ports import Adoption, Append, Clock, Durability, Kept, Record,
 from power_agent.store import reading
 from power_agent.store.backup import backup
 from power_agent.store.file import Log, check_place, checkpoint, prepare, translated
-from power_agent.store.verify import check_chain, check_file
+from power_agent.store.verify import Past, check_chain, check_file
 from power_agent.store.writer import Writer
 
 
@@ -193,11 +193,11 @@ class SQLiteStore:
         if session is None:
             for wrong in await self._opened().run(check_file):
                 yield wrong
-        after = ""
+        after, past = "", Past()
         names = [session] if session is not None else [row.session for row in await self.sessions()]
         while names:
             for name in names:
-                async for wrong in check_chain(self, name):
+                async for wrong in check_chain(self, name, past):
                     yield wrong
             after = names[-1]
             names = [] if session is not None else [row.session for row in await self.sessions(after=after)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from copy import copy
 from hashlib import sha256
 
 from power_agent.chain import UNSALTED, digest_of, link, secret_of
@@ -57,15 +58,17 @@ def _schema(db: Log) -> list[str]:
     ]
 
 
-async def check_chain(store: Store, session: str) -> AsyncIterator[str]:
-    """Recompute the chain of one session, fold it, and compare its row with what came out."""
+async def check_chain(store: Store, session: str, past: Past | None = None) -> AsyncIterator[str]:
+    """Recompute the chain of one session, fold it, and compare its row with what came out. Who checks many of them passes one `past` for
+    all: what forks share is then walked once, and not for each of them.
+    """
     row = await store.find(session)
     if row is None:
         yield f"There is no session {session!r}."
         return
-    reader = ChainReader()
+    reader = ChainReader() if past is None or row.parent is None else await _branched(store, row, row.parent, past)
     records: list[Record] = []
-    while not reader.state.seq or len(records) == CHUNK:
+    while not records or len(records) == CHUNK:
         records = await store.read(session, after=reader.state.seq, limit=CHUNK)
         for record in records:
             wrong = reader.take(record) or await _missing_blob(store, session, record)
@@ -77,6 +80,20 @@ async def check_chain(store: Store, session: str) -> AsyncIterator[str]:
     if await store.find(session) == row:  # nobody wrote meanwhile
         for wrong in _row_against(row, reader.state, reader.tip):
             yield f"Session {session!r} {wrong}"
+
+
+async def _branched(store: Store, row: SessionRow, parent: str, past: Past) -> ChainReader:
+    """Return a reader that stands where a fork leaves its parent, gone there from the nearest place it is known at; a new one if
+    something is wrong on the way.
+    """
+    known = past.setdefault(parent, {})
+    reader = copy(known[max(seq for seq in known if seq <= row.base)]) if min(known, default=row.base + 1) <= row.base else ChainReader()
+    while reader.state.seq < row.base:
+        records = await store.read(parent, after=reader.state.seq, upto=row.base, limit=CHUNK)
+        if not records or any(reader.take(record) for record in records):
+            return ChainReader()
+    known[row.base] = past.setdefault(row.session, {})[row.base] = copy(reader)
+    return reader
 
 
 async def check_tip(store: Store, session: str, tip: Tip) -> str | None:
@@ -147,3 +164,7 @@ class ChainReader:
         except (PowerAgentError, json.JSONDecodeError) as error:
             return str(error)
         return None
+
+
+Past = dict[str, dict[int, ChainReader]]
+"""Readers that stand where forks leave a session, by its id and the seq."""
