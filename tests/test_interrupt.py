@@ -15,7 +15,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -25,9 +25,12 @@ from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 from story import MESSAGES, PERSON, SESSION, Theatre, World
 
 from power_agent import Abort, Approve, Call, DidNotHappen, Happened, Result, Retry, ScriptedModel, SessionPending, SQLiteStore, StatefulAgentLoop, ToolContext, tool
-from power_agent.errors import NothingToResume, PowerAgentError, SessionNotFound
+from power_agent.errors import NothingToResume, PowerAgentError, SessionNotFound, StoreClosed
 from power_agent.events import TERMINAL
+from power_agent.limits import STOP_SECONDS
+from power_agent.loop.work import Work
 from power_agent.ports import Append, Kept
+from power_agent.state import SessionState
 
 log = logging.getLogger(__name__)
 ALL = bool(os.environ.get("POWER_AGENT_STORM"))
@@ -337,7 +340,7 @@ async def test_aclose_during_a_turn(stuck, tmp_path):
     await stuck.running("t1r1c1", "t1r1c2", "t1r1c3")
     begun = time.monotonic()
     await loop.aclose()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(StoreClosed, match="was over"):
         await sending
     stuck.gate.set()
     threads_end()
@@ -373,6 +376,94 @@ async def test_aclose_before_the_first_step_of_a_turn(tmp_path):
         async with story.agent(path, world) as other:
             await story.tell(other, world, f"s{steps}", messages=MESSAGES[:1])
         assert time.monotonic() - begun < PROMPT_SECONDS, f"{steps}: it waited for the lease"
+
+
+async def test_whoever_waits_when_the_loop_is_closed_is_told_so(tmp_path):
+    """Nobody cancelled them: who sent, who is queued behind the turn here, who is queued behind another loop's, who reads a stream."""
+
+    def agent() -> StatefulAgentLoop:
+        return StatefulAgentLoop(ScriptedModel(lambda _: asyncio.sleep(3_600)), store=tmp_path / "log.db")
+
+    async def nap(_: Work) -> SessionState:
+        await asyncio.sleep(3_600)
+        raise AssertionError
+
+    async with agent() as owner:
+        theirs = asyncio.ensure_future(owner.send("go", "theirs"))
+        loop = await agent().__aenter__()
+        mine = asyncio.ensure_future(loop.send("go", "s"))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while owner._desk.idle or await owner.store.find("theirs") is None or await owner.store.find("s") is None:
+                await asyncio.sleep(0.01)
+            behind = [("s", loop.send), ("theirs", loop.send)]
+            waiting = [mine, *(asyncio.ensure_future(send("me too", name, when_busy="queue")) for name, send in behind)]
+            streams = [loop.stream("go", "streamed"), loop.stream("me too", "theirs", when_busy="queue")]
+            waiting += [asyncio.ensure_future(_last(stream)) for stream in streams]
+            while len((await owner.state("theirs")).inputs) < 2 or len((await owner.state("s")).inputs) < 1 or await owner.store.find("streamed") is None:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(PROMPT_SECONDS):
+            waiting.append(loop._desk.begin("short", nap).task)
+            await asyncio.sleep(0)
+            await loop.aclose()
+            await asyncio.wait(waiting)
+        for one in waiting:
+            with pytest.raises(StoreClosed, match="was over") as caught:
+                await one
+            assert "resume" in caught.value.hint
+        assert not any(one.cancelling() for one in waiting[:-1])
+        theirs.cancel()
+        await asyncio.wait([theirs])
+
+
+async def _last(stream: AsyncIterator[object]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_a_closing_that_is_cancelled_is_brought_to_its_end(tmp_path):
+    """A tool takes its time to end: whoever closes is late, but nothing was closed under the work, and the session is free."""
+
+    @tool
+    async def slow() -> str:
+        begun.set()
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            await asyncio.sleep(0.3)
+        return ""
+
+    begun = asyncio.Event()
+    async with SQLiteStore(tmp_path / "log.db") as store:
+        loop = StatefulAgentLoop(ScriptedModel([[Call("slow")], "done"]), tools=[slow], store=tmp_path / "log.db")
+        await loop.__aenter__()
+        sending = asyncio.ensure_future(loop.send("x", "s"))
+        await begun.wait()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(loop.aclose(), 0.1)
+        assert sending.done(), "it left before the work had ended"
+        with pytest.raises(StoreClosed, match="was over"):
+            await sending
+        row = await store.find("s")
+        assert row is not None
+        assert row.deadline == 0
+
+
+async def test_a_tool_that_closes_its_loop(tmp_path):
+    """It interrupts itself; nobody waits for anybody, and the session is free at once."""
+
+    @tool
+    async def leave() -> None:
+        await loop.aclose()
+
+    loop = StatefulAgentLoop(ScriptedModel([[Call("leave")], "done"]), tools=[leave], store=tmp_path / "log.db")
+    async with SQLiteStore(tmp_path / "log.db") as store, asyncio.timeout(STOP_SECONDS * 0.8):
+        await loop.__aenter__()
+        with pytest.raises(StoreClosed, match="was over"):
+            await loop.send("x", "s")
+        await loop.aclose()
+        row = await store.find("s")
+        assert row is not None
+        assert row.deadline == 0
 
 
 async def test_a_probe_is_not_asked_while_the_thread_it_asks_about_still_runs(stuck, tmp_path):

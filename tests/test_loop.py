@@ -40,7 +40,7 @@ from power_agent import (
 from power_agent import events as e
 from power_agent.chance import CountedChance, SystemChance
 from power_agent.clock import HeldClock, SystemClock
-from power_agent.errors import CallNotFound, InvalidInput, InvalidSessionId, KeyConflict, KeyNeedsSession, NothingToResume, SessionClosed, SessionNotFound
+from power_agent.errors import CallNotFound, InvalidInput, InvalidSessionId, KeyConflict, KeyNeedsSession, NothingToResume, SessionClosed, SessionNotFound, StoreClosed
 from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS
 from power_agent.policy import Allow, Ask, Deny
 
@@ -548,7 +548,7 @@ async def test_resume_after_an_interrupted_request(make):
     async with make([Answer("late", seconds=3_600)]) as loop:
         task = asyncio.create_task(loop.send("x", "s"))
         await until(loop, "model.asked")
-    assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+    assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], StoreClosed)
     async with make(["answer"]) as loop:
         assert (await loop.resume("s")).text == "answer"
         asked = [(kept.event.round, kept.event.attempt) for kept in await loop.history("s", kinds=["model.asked"])]
@@ -895,7 +895,7 @@ async def test_aclose_leaves_a_resumable_turn(make):
     task = asyncio.create_task(loop.send("x", "s"))
     await gate.entered.wait()
     await loop.aclose()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(StoreClosed, match="was over"):
         await task
     gate.opened.set()
     async with make([[Call("gate")], "done"], tools=[gate.tool]) as other:

@@ -144,6 +144,7 @@ class StatefulAgentLoop:
         self._sink = Sink(self._store, self._clock, chance or SystemChance(), me, dead=process.proven_dead, hooks=self._hooks, secrets=self._secrets)
         self._chance = chance or SystemChance()
         self._sync: SyncLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._streams: set[asyncio.Task[TurnResult]] = set()
         self._desk = Desk(self._sink, self._store, self._clock)
         self._hooks.add(self._desk.hear)
@@ -217,7 +218,21 @@ class StatefulAgentLoop:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
     async def aclose(self) -> None:
-        """Interrupt what runs, leaving every turn resumable, and close the store, whatever cannot be closed before it."""
+        """Interrupt what runs, leaving every turn resumable, and close the store, whatever cannot be closed before it.
+
+        Who waits for a turn is told `StoreClosed`. Cancelled, this goes on: the store is not closed under what has not come to its end.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+            self._closing.add_done_callback(looked_at)
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            if not self._desk.inside:  # else it waits for whoever called this
+                await asyncio.wait([self._closing])
+            raise
+
+    async def _close(self) -> None:
         async with AsyncExitStack() as rest:
             if self._opens_store:
                 rest.push_async_callback(self._store.__aexit__, None, None, None)
@@ -291,7 +306,12 @@ class StatefulAgentLoop:
         return stream.begin(sending)
 
     async def _streamed(self, order: Order, stream: Stream) -> TurnResult:
-        return self._valued(await self._intake.streamed(order, stream.start, stream.place))
+        try:
+            return self._valued(await self._intake.streamed(order, stream.start, stream.place))
+        except asyncio.CancelledError:
+            if self._desk.closing:
+                raise self._desk.closed(order.session) from None
+            raise
 
     async def resume(self, session_id: str, *, output: Any = None) -> TurnResult:
         """Go on with an open turn: what the tools promised is settled, what needs a person comes back as `waiting`.

@@ -212,7 +212,9 @@ class Intake:
         try:
             state = await work.task
         except asyncio.CancelledError:
-            if self._desk.closing or not work.is_kept or not work.task.cancelled() or _being_cancelled():
+            if self._desk.closing and not _being_cancelled():
+                raise self._desk.closed(work.session) from None
+            if not work.is_kept or not work.task.cancelled() or _being_cancelled():
                 raise
             return await self._standing(work.session, work.input_seq)  # whoever waited for the turn before ours interrupted it
         number = (await self._turn_of(state, work.input_seq)) if work.input_seq else work.turn or state.turns
@@ -331,6 +333,8 @@ class Intake:
         """Wait for the end of the turn that takes an input, whoever drives it; with `take_over`, drive it when nobody living does."""
         number = 0
         while True:
+            if self._desk.closing:
+                raise self._desk.closed(name)
             work = self._desk.working(name)
             if work is not None:
                 result = await work.over(seq)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from power_agent import events as e
@@ -27,6 +28,10 @@ _log = logging.getLogger("power_agent")
 
 Job = Callable[["Work"], Awaitable[SessionState]]
 """Works on a session that was reserved for it, and returns the state it left."""
+
+
+_HERE: ContextVar[Desk | None] = ContextVar("desk", default=None)
+"""At whose work this task, or one that began it, was begun."""
 
 
 class Waiter:
@@ -163,6 +168,16 @@ class Desk:
         """Whether the loop is being closed, or was."""
         return self._closing
 
+    @property
+    def inside(self) -> bool:
+        """Whether this task is a part of what is worked on here: a tool's, for example."""
+        return _HERE.get() is self
+
+    @staticmethod
+    def closed(name: str) -> StoreClosed:
+        """Return what everybody is told who was waiting when the loop was closed: they were not cancelled themselves."""
+        return StoreClosed(f"The loop was closed before the work on session {name!r} was over.", path="", hint="An open turn stays open: resume it in a loop that is opened anew.")
+
     def working(self, name: str) -> Work | None:
         """Return the work on a session, if there is one here."""
         return self._works.get(name)
@@ -192,12 +207,15 @@ class Desk:
         return work
 
     async def _do(self, work: Work, job: Job) -> SessionState:
+        _HERE.set(self)
         try:
             after = await job(work)
         except BaseException as error:
             await asyncio.shield(asyncio.ensure_future(self._give_back(work.session)))
             if work.detached and isinstance(error, Exception) and work.drive is not None and (work.is_kept or not work.input_seq):  # else whoever sent is told
                 _log.warning("Work on session %r stopped: %s", work.session, error)
+            if self._closing and isinstance(error, asyncio.CancelledError):
+                raise self.closed(work.session) from None
             raise
         else:
             if work.drive is not None:
