@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, cast
 
-from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_CONTINUATIONS, MAX_EMPTY_ANSWERS, MAX_MODEL_ATTEMPTS, SAME_CALLS_TOLD, STALLED_ROUNDS_TOLD
+from power_agent.limits import MAX_BACKOFF_SECONDS, MAX_CONTINUATIONS, MAX_EMPTY_ANSWERS, MAX_MODEL_ATTEMPTS, SAME_CALLS_TOLD, STALLED_ROUNDS_TOLD, Limits
 from power_agent.messages import Call
 from power_agent.state import Answered, CallPlace, CallState, SessionState, Spent, Turn
 from power_agent.word import Word, word
@@ -293,6 +293,16 @@ def _limit(state: SessionState, turn: Turn, now: int) -> str | None:
     return None
 
 
+def used_up(state: SessionState, limits: Limits, now: int) -> str | None:
+    """Name the limit that a request for a summary would break: of tokens, of money, and of an open turn's time."""
+    names = [*_OF_SESSION] if state.turn is None else [name for name in _USED if name != "max_rounds_per_turn"]
+    for name in names:
+        bound = getattr(limits, name)
+        if bound is not None and _USED[name](state, cast("Turn", state.turn), now) >= bound:
+            return name
+    return None
+
+
 def _all_spent(state: SessionState) -> Spent:
     return state.spent if state.request is None else state.spent.lost(state.request)
 
@@ -310,3 +320,5 @@ _USED: Mapping[str, Callable[[SessionState, Turn, int], float]] = {
     "max_turn_seconds": lambda _, turn, now: (turn.ms_before + now - turn.started_at) / 1000,
 }
 """What of each limit is used."""
+_OF_SESSION = ("max_tokens_per_session", "max_cost_usd_per_session")
+"""The limits that hold between turns, too."""

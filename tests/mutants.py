@@ -353,6 +353,7 @@ MUTANTS = (
     Mutant("a broken answer is free", "state/folding.py", "state.spent.lost(request) if event.lost else state.spent", "state.spent", "state budgets faults"),
     Mutant("half an answer is a refusal", "models/http.py", "error.unspent = error.unspent and not heard", "pass", "faults"),
     Mutant("whatever failed was refused", "drive/attempts.py", "lost=not error.unspent", "lost=False", "budgets faults"),
+    Mutant("a summary beyond the limit", "drive/summaries.py", "            self._check_limits()\n", "            pass\n", "budgets"),
     Mutant("uncounted and free", "drive/attempts.py", "if request is not None and self._counts_money else None", "if False else None", "prices"),
     # -- the web -------------------------------------------------------------------------------------------------------
     Mutant("addresses not judged", "tools/web/outside.py", "        if what is not None:\n", "        if False:\n", "web_attack"),

@@ -238,6 +238,63 @@ async def test_a_request_that_may_have_been_paid_for_counts(answer, seconds, ask
     assert (results[-1].status, results[-1].reason) == (("limit", "max_cost_usd_per_session") if asked == 1 else ("failed", "model"))
 
 
+class Free(ScriptedModel):
+    """A model that costs nothing."""
+
+    def cost(self, _usage: Usage) -> int:
+        return 0
+
+
+def summarised(path, summary, dollars: float, **limits) -> StatefulAgentLoop:
+    """A chat whose summaries cost ten dollars each."""
+    models = {"main": Free(lambda _: "word " * 200, name="a:main"), "summary": Dear(summary, name="a:summary")}
+    return StatefulAgentLoop(models=models, store=path, limits=Limits(max_cost_usd_per_session=dollars, **limits))
+
+
+async def test_a_summary_that_is_asked_for_stays_within_the_limit(tmp_path, caplog):
+    """`compact` asks for one, reaches the limit with it, and asks for no other until the limit is higher."""
+    asked = list[None]()
+
+    def summary(_request):
+        asked.append(None)
+        return "a summary"
+
+    async with summarised(tmp_path / "log.db", summary, 5) as loop:
+        for _ in range(3):
+            await loop.send("say " + "word " * 100, "s")
+        assert await loop.compact("s")
+        assert (await loop.send("say " + "word " * 100, "s")).reason == "max_cost_usd_per_session"
+        assert not await loop.compact("s")
+        assert (await loop.state("s")).spent.cost_nano_usd == 10_000_000_000
+        assert len(asked) == 1
+        assert "at its limit (max_cost_usd_per_session)" in caplog.text
+    async with summarised(tmp_path / "log.db", summary, 50) as loop:
+        await loop.send("say " + "word " * 100, "s")
+        assert await loop.compact("s")
+        assert len(asked) == 2
+
+
+async def test_a_higher_limit_holds_for_a_summary_before_the_next_turn(tmp_path):
+    """A session at its limit is opened with a higher one: a summary that is asked for then is within it."""
+    async with summarised(tmp_path / "log.db", lambda _: ModelError("It broke off."), 5) as loop:
+        for _ in range(3):
+            await loop.send("say " + "word " * 100, "s")
+        assert not await loop.compact("s")
+        assert (await loop.send("go", "s")).status == "limit"
+    async with summarised(tmp_path / "log.db", lambda _: "a summary", 50) as loop:
+        assert await loop.compact("s")
+
+
+async def test_summaries_of_a_turn_stay_within_the_limit(monkeypatch):
+    """Each attempt at a summary is a request: with the first one that breaks off the limit is reached, and no other is made."""
+    monkeypatch.setattr("power_agent.drive.attempts.backoff", lambda _attempt: 0.0)
+    async with summarised(":memory:", lambda _: ModelError("It broke off.", retryable=True), 5, max_context_tokens=1_500) as loop, asyncio.timeout(30):
+        results = [await loop.send("say " + "word " * 100, "s") for _ in range(8)]
+        asked = await loop.history("s", kinds=["model.asked"])
+    assert [one.event.purpose for one in asked].count("summary") == 1
+    assert (results[-1].status, results[-1].reason) == ("limit", "max_cost_usd_per_session")
+
+
 async def _sent(path) -> None:
     async with make(Limits(), path) as loop:
         await loop.send("go", "s")

@@ -114,7 +114,7 @@ class Drive:
     async def compact(self, by: str | None = None) -> SessionState:
         """Make the context smaller and do nothing else."""
         async with self._in_hand():
-            await self._summaries.compact(by, asked_for=True)
+            await self._summaries.compact(by, asked_for=True, limits=None if self._config is None else self._config().limits)
             while not await self._ledger.keep(release=True):
                 pass
         return self.state

@@ -10,8 +10,8 @@ from power_agent.drive.attempts import Attempts, answered, attempts_of
 from power_agent.drive.calls import Calls
 from power_agent.drive.ledger import Ledger
 from power_agent.errors import IllegalMove, InvalidInput, ModelError
-from power_agent.limits import MAX_COMPACTIONS, MAX_SUMMARY_ATTEMPTS
-from power_agent.machine import AskModel
+from power_agent.limits import MAX_COMPACTIONS, MAX_SUMMARY_ATTEMPTS, Limits
+from power_agent.machine import AskModel, turn_deadline, used_up
 from power_agent.messages import Message, Text
 from power_agent.ports import Model, ModelReply, ModelRequest, Tried
 from power_agent.sink import opened
@@ -31,6 +31,7 @@ class Summaries:
         self._stuck: tuple[int, int] | None = None  # where nothing made the context smaller
         self._tried = 0
         self._warned: int | None = None
+        self._limits: Limits | None = None
 
     @property
     def stuck(self) -> bool:
@@ -50,8 +51,9 @@ class Summaries:
         transcript = self._ledger.state.transcript
         return self._ledger.state.turns, transcript[-1].seq if transcript else 0
 
-    async def compact(self, by: str | None = None, *, asked_for: bool = False) -> None:
-        """Make the context smaller, or remember that nothing does."""
+    async def compact(self, by: str | None = None, *, asked_for: bool = False, limits: Limits | None = None) -> None:
+        """Make the context smaller, or remember that nothing does. Between turns others' `limits` may hold than those of the last turn."""
+        self._limits = limits
         self._attempts.check_priced(self._summariser)
         here = self._words()
         if not await self._ledger.keep():  # a range names events by their place: they must have one
@@ -93,6 +95,7 @@ class Summaries:
         count = self._compactor.count
         tried: list[Tried] = []
         while self._ledger.state.cancel is None:
+            self._check_limits()
             before = self._ledger.state.request or self._ledger.state.setback
             step = AskModel(self._ledger.state.turns, 0, before.attempt + 1 if before is not None and before.purpose == "summary" else 1)
             model = self._attempts.chosen(self._summariser, step.attempt, tried)
@@ -125,6 +128,13 @@ class Summaries:
             return _summary_of(reply)
         raise GivenUp
 
+    def _check_limits(self) -> None:
+        """Refuse to ask for a summary where the limits leave no request."""
+        reached = used_up(self._ledger.state, self._limits or self._ledger.config.limits, self._ledger.clock.now())
+        if reached is not None:
+            _log.warning("No summary is asked for in session %r: it is at its limit (%s).", self._ledger.kept.session, reached)
+            raise ModelError(f"No summary was asked for: the limit {reached} is reached.", unspent=True)
+
     async def _summary_failed(self, step: AskModel, error: ModelError) -> None:
         """Keep that an attempt failed and wait for the next one, or raise when there is none."""
         self._ledger.stage(failed := self._attempts.failed(step, error, attempts_of(self._summariser, MAX_SUMMARY_ATTEMPTS)))
@@ -132,8 +142,10 @@ class Summaries:
             raise error
         while not await self._ledger.keep():
             pass
-        while self._ledger.state.cancel is None and self._ledger.clock.now() < failed.not_before:
-            await self._calls.wait(failed.not_before)
+        turn = self._ledger.state.turn
+        until = min(failed.not_before, failed.not_before if turn is None else turn_deadline(turn) or failed.not_before)
+        while self._ledger.state.cancel is None and self._ledger.clock.now() < until:
+            await self._calls.wait(until)
 
     async def _about(self) -> str:
         """Return the words of the request that is being worked on."""
