@@ -8,7 +8,7 @@ import sqlite3
 from datetime import date
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from servers import ChatServer, OllamaServer
 from vendors import AnthropicServer, GeminiServer, ResponsesServer
 from wires import TOOLS, asked, body
@@ -122,7 +122,7 @@ async def test_of_the_loop_and_of_one_send(tmp_path):
         assert (third.output.cents, len(third.calls)) == (1000, 1)
         assert (await loop.send("two", "s", output=int, key="k")).output == 5, "read from the log"
         with pytest.raises(KeyConflict):
-            await loop.send("two", "s", output=str, key="k")
+            await loop.send("three", "s", output=int, key="k")
         assert [request.output.name for request in loop._model.requests] == ["Invoice", "int", "Invoice", "Invoice"]
         with pytest.raises(InvalidInput, match="steers"):
             await loop.send("x", "s", output=int, when_busy="steer")
@@ -207,6 +207,28 @@ async def test_without_a_shape_the_log_says_nothing_of_one(tmp_path):
     with sqlite3.connect(tmp_path / "agent.db") as db:
         assert not [text for (text,) in db.execute("SELECT body FROM event") if '"output":{' in str(text)]
     db.close()
+
+
+async def test_a_type_that_was_changed_is_the_same_input(tmp_path):
+    """After a deploy the same key with the type as it is now, with none, or with another one: the answer that was paid for, in its shape."""
+
+    class Before(BaseModel):
+        total: int
+
+    class After(BaseModel):
+        total: int = Field(description="In cents.")
+
+    async with make(tmp_path, ['{"total": 3}']) as loop:
+        first = await loop.send("hi", "s", key="k", output=Before)
+        assert first.output == Before(total=3)
+    async with make(tmp_path, []) as loop:
+        for shape in (After, None, int):
+            again = await loop.send("hi", "s", key="k", output=shape)
+            assert (again.output, again.shape, again.seq) == ({"total": 3}, first.shape, first.seq), "plain data: this process does not know the type"
+        with pytest.raises(KeyConflict):
+            await loop.send("ho", "s", key="k", output=After)
+    async with make(tmp_path, [], output=Before) as loop:
+        assert (await loop.send("hi", "s", key="k", output=After)).output == Before(total=3)
 
 
 class Tokened(BaseModel):
