@@ -23,6 +23,8 @@ WHY: Mapping[str, str] = {
     "started": "It is running, or its process died.",
     "doubted": "It may have taken effect.",
 }
+WITHHELD = frozenset({"refused", "filtered"})
+"""Ends of an answer that is not what was asked for, though it is whole."""
 
 
 @word(kw_only=True)
@@ -61,6 +63,9 @@ class CallRecord(Word):
 @word(kw_only=True)
 class TurnResult(Word):
     """A turn. `status` is `waiting` while it is open; `seq` is its last kept event, `input_seq` the input's.
+
+    `reason` says why it ended so: the limit, the failure's code, a cancel's reason; of a turn that is `completed` it is `refused` or `filtered`
+    where the model declined to answer or the provider's filter took all or some of the answer away, and None otherwise.
 
     `shape` is what its answer was asked to be, `output` the answer as a value of that shape, once the turn is completed.
     """
@@ -173,6 +178,7 @@ class TurnReader:
         self._sources: dict[str, None] = {}
         self._text = ""
         self._cut = False
+        self._withheld: str | None = None
         self._summary = False
         self._end: e.TurnEnded | None = None
         self._seq = 0
@@ -209,6 +215,7 @@ class TurnReader:
     def _answered(self, event: e.ModelAnswered) -> None:
         text = "".join(part.text for part in event.parts if hasattr(part, "text"))
         self._text = self._text + text if self._cut else text
+        self._withheld = event.finish if event.finish in WITHHELD else None
         self._cut = event.finish == "length" and not any(isinstance(part, Call) for part in event.parts)  # the next one goes on with it
         for part in event.parts:
             if isinstance(part, Call):
@@ -236,7 +243,7 @@ class TurnReader:
             usage=self._usage,
             seq=self._seq if end is not None or state is None else state.seq,
             input_seq=self._input_seq,
-            reason=end.reason if end is not None else None,
+            reason=None if end is None else end.reason or (self._withheld if end.status == "completed" else None),
             failure=end.failure if end is not None else None,
             cost_nano_usd=None if self._unpriced else self._cost,
             price_sources=tuple(self._sources),

@@ -83,6 +83,24 @@ async def test_an_empty_answer_is_asked_about_twice():
     assert (result.text, len(told)) == ("here I am", 1)
 
 
+@pytest.mark.parametrize("finish", ["filtered", "refused"])
+@pytest.mark.parametrize("text", ["", "I will not."])
+async def test_an_answer_that_was_withheld_says_so(finish, text, tmp_path):
+    """The result's reason tells a refusal, or what a filter took away, from an empty or a good answer; live, streamed and read from the log."""
+    script = [Answer(text, finish=finish)] * (1 if text else 3)
+    async with StatefulAgentLoop(ScriptedModel(script * 2 + [Answer("", finish=finish), "here I am"]), store=tmp_path / "agent.db") as loop:
+        result = await loop.send("go", "s", key="k")
+        assert (result.status, result.text, result.reason) == ("completed", text, finish)
+        assert result == await loop.send("go", "s", key="k") == await loop.resume("s")
+        stream = loop.stream("go", "s")
+        assert [event async for event in stream]
+        assert stream.result.reason == finish
+        if not text:
+            assert (await loop.send("go", "s")).reason is None, "it was asked again, and answered"
+    result, _, _ = await ended([""] * 3)
+    assert (result.status, result.reason) == ("completed", None)
+
+
 async def test_an_answer_cut_by_length_is_continued():
     """The pieces are one text; after three continuations the turn ends at its limit."""
     result, told, requests = await ended([Answer("One, ", finish="length"), Answer("two, ", finish="length"), "three."])
