@@ -292,6 +292,15 @@ async def test_a_tampered_snapshot_is_not_believed(sound: Sound, copy: Path):
     assert await outcome(copy, sound.original) in {"reported", "exact"}
 
 
+@pytest.mark.parametrize("name", ["a blob deleted", "a body changed"])
+async def test_a_fork_answers_for_what_it_shares(name: str, copy: Path):
+    """Verified alone, a fork is not whole when its parent's part is not."""
+    tamper(copy, TAMPERED[name])
+    async with SQLiteStore(copy, clock=HeldClock()) as store:
+        fork = next(row.session for row in await store.sessions() if row.parent == "story")
+        assert [wrong async for wrong in store.verify(fork)]
+
+
 async def test_a_tampered_blob_is_not_handed_out(copy: Path):
     """What is read under a blob's name is what the name stands for, or an error."""
     tamper(copy, TAMPERED["a blob changed"])

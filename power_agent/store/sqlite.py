@@ -193,7 +193,7 @@ class SQLiteStore:
         if session is None:
             for wrong in await self._opened().run(check_file):
                 yield wrong
-        after, past = "", Past()
+        after, past = "", None if session is not None else Past()  # alone, a fork answers for what it shares as well
         names = [session] if session is not None else [row.session for row in await self.sessions()]
         while names:
             for name in names:
