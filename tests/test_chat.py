@@ -409,6 +409,19 @@ def killed(pane):
     assert pane.end() == "137"
 
 
+def test_what_nobody_took_up_is_offered(desk):
+    """No turn is open: there is something to take up, and nothing to abort."""
+    for words in (("pay Ada", "--new"), ("and then?", "--when-busy", "queue")):
+        assert piped("send", "work", *words, *AGENT, cwd=desk).code == 5
+    assert piped("abort", "work", cwd=desk).code == 0
+    with chat(desk, "work") as pane:
+        seen = pane.asked()
+        assert "Something was said and not taken up" in seen
+        assert ("left open" in seen, "abort" in seen) == (False, False)
+        pane.say("resume")
+        pane.until("You said: and then?")
+
+
 def test_killed_while_a_tool_runs(desk):
     """The next chat finds it, looks, carries on, and a person says what became of the call."""
     with chat(desk) as pane:
