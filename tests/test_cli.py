@@ -597,7 +597,12 @@ def test_show_at_any_event(run):
     assert run("show", "done", "--context", "--at", "3").code == 2
     weighed = run("show", "done", "--context", "--json").data
     assert weighed["tokens"] >= weighed["history"] + weighed["last_exchange"] > 0
-    assert "tokens in all" in run("show", "done", "--context").out
+    told = run("show", "done", "--context").out
+    assert "tokens in all" in told
+    assert "More than" not in told
+    with StatefulAgentLoop(ScriptedModel(["word " * 500]), store="power-agent.db", limits=Limits(max_context_tokens=100)).sync as agent:
+        agent.send("hello", "large")
+    assert "More than the 100 that are meant" in run("show", "large", "--context").out
 
 
 def test_stats_add_up(run):

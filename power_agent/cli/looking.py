@@ -245,6 +245,8 @@ def _show_context(path: str, name: str) -> int:
     voice.line((f"{found.tokens} tokens", "bold"), f" in all, {'as the provider counted the last request' if found.measured else 'estimated'}; compacted {found.compactions} times")
     for what, tokens in rows:
         voice.text(f"  {what.replace('_', ' '):14} {tokens:>8}")
+    if found.bound is not None and found.tokens > found.bound:
+        voice.line((f"More than the {found.bound} that are meant", "yellow"), ": it is made smaller with the next request, or nothing does; history tells what was tried.")
     voice.note("Tools and the model's window are the agent's, which is not asked here.")
     return DONE
 
