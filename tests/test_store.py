@@ -628,7 +628,7 @@ def test_a_store_left_open_in_a_dead_loop_is_not_found_by_the_next(tmp_path):
         for key in used:
             Writer.open.pop(key, None)
         for writer in left:
-            writer.leases.close()
+            asyncio.run(writer.leases.close())
             asyncio.run(writer._db.close())
 
 

@@ -14,7 +14,8 @@ import pytest
 from processes import PATIENCE_SECONDS
 
 from power_agent import Approve, Call, Deny, Envelope, ScriptedModel, SessionBusy, StatefulAgentLoop, tool
-from power_agent.errors import InvalidInput, SessionNotFound, StoreClosed, StoreNotFound
+from power_agent.errors import InvalidInput, SessionNotFound, StoreClosed, StoreError, StoreNotFound
+from power_agent.limits import STOP_SECONDS
 from power_agent.loop.sync import SyncLoop
 from power_agent.policy import Ask
 
@@ -191,6 +192,89 @@ def test_ctrl_c_leaves_a_resumable_session(tmp_path):
     assert process.wait(PATIENCE_SECONDS) == 5
     with make(["done"], store=path).sync as agent:
         assert agent.resume("s").text == "done"
+
+
+FORKED = """
+import os, sys
+from power_agent import ScriptedModel, StatefulAgentLoop
+from power_agent.errors import StoreForked
+agent = StatefulAgentLoop(ScriptedModel(lambda _: "hi"), store=sys.argv[1]).sync
+agent.send("x", "s")
+items = agent.watch("s")
+next(items)
+child = os.fork()
+if child == 0:
+    for verb in (lambda: agent.send("y", "s"), lambda: next(agent.watch("s")), agent.__enter__):
+        try:
+            verb()
+        except StoreForked:
+            print("refused", flush=True)
+    del items
+    agent.close()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), agent.send("z", "s").turn)
+agent.close()
+"""
+LEFT = """
+import sys
+from power_agent import ScriptedModel, StatefulAgentLoop
+agent = StatefulAgentLoop(ScriptedModel(lambda _: "hi"), store=sys.argv[1]).sync
+agent.send("x", "s")
+items = agent.watch("s")
+print(next(items).kind)
+"""
+AT_THE_END = """
+import atexit, sys
+from power_agent import ScriptedModel, StatefulAgentLoop
+agent = StatefulAgentLoop(ScriptedModel(lambda _: "hi"), store=sys.argv[1]).sync
+atexit.register(agent.close)
+print(agent.send("x", "s").status)
+"""
+
+
+@pytest.mark.parametrize(("script", "says"), [(FORKED, "refused\nrefused\nrefused\n7 2\n"), (LEFT, "session.opened\n"), (AT_THE_END, "completed\n")])
+def test_where_its_thread_is_gone_nobody_waits_for_it(tmp_path, script, says):
+    """In the child of a fork(), with an iterator that lives until Python ends, and closed when Python ends."""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "agent.db")], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, says, "")
+
+
+def test_closed_while_another_thread_waits(tmp_path, monkeypatch):
+    """Behind the turn of another owner, or for what never ends: the thread is told why, and has not to be killed."""
+    path = tmp_path / "agent.db"
+    monkeypatch.setattr("power_agent.loop.intake.LOOK_SECONDS", 3_600)
+    with make(lambda _: asyncio.sleep(3_600), store=path).sync as owner, ThreadPoolExecutor(8) as pool:
+        theirs = pool.submit(owner.send, "x", "s")
+        while not owner.sessions() or owner.state("s").turn is None:
+            time.sleep(0.005)
+        agent = make(["never"], store=path).sync
+        waiting = [pool.submit(agent.send, "me too", "s", when_busy="queue"), pool.submit(agent.run, lambda _: asyncio.sleep(3_600))]
+        while not owner.state("s").inputs or len(agent._tasks) < 2:
+            time.sleep(0.005)
+        begun = time.monotonic()
+        agent.close()
+        assert time.monotonic() - begun < STOP_SECONDS
+        for one in waiting:
+            with pytest.raises(StoreClosed, match="before") as caught:
+                one.result(PATIENCE_SECONDS)
+            assert "resume" in caught.value.hint
+        with pytest.raises(StoreClosed):
+            agent.send("y", "s")
+        owner.close()
+        with pytest.raises(StoreClosed):
+            theirs.result(PATIENCE_SECONDS)
+
+
+def test_entered_twice(tmp_path):
+    """The inner one would close the outer one: refused, as with `async with`, and the outer one goes on."""
+    loop = make(["hello"], store=tmp_path / "agent.db")
+    with loop.sync as agent:
+        with pytest.raises(StoreError, match="open already") as caught, loop.sync:
+            pass
+        with pytest.raises(StoreError) as other:
+            agent.run(lambda one: one.__aenter__())
+        assert other.value.message == caught.value.message
+        assert agent.send("x", "s").text == "hello"
 
 
 def test_busy_is_said():

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from power_agent.errors import InvalidInput, StoreClosed
+from power_agent.errors import InvalidInput, StoreClosed, StoreError, StoreForked
+from power_agent.limits import STOP_SECONDS
 from power_agent.loop.agent import StatefulAgentLoop
 from power_agent.loop.work import closed
 from power_agent.ports import Tip
@@ -55,7 +57,7 @@ def _iterating(verb: Callable[Concatenate[StatefulAgentLoop, P], AsyncIterator[R
                     return
                 yield item
         finally:
-            with contextlib.suppress(StoreClosed):
+            with contextlib.suppress(StoreClosed, StoreForked):
                 self.run(lambda _: _left(items))
 
     return iterates  # type: ignore[return-value]  # the same
@@ -77,31 +79,56 @@ class SyncLoop:
         self._home: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._opening = threading.Lock()
+        self._pid: int | None = None
+        self._entered = False
         self._closed = False
+        self._tasks: dict[Future[Any], asyncio.Task[Any]] = {}
 
     def __enter__(self) -> Self:
-        self._open()
+        self._check()
+        with self._opening:
+            self._open()
+            if self._entered:
+                raise StoreError(f"{self._path} is open already.", path=self._path)
+            self._entered = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def _path(self) -> str:
+        return str(getattr(self._loop.store, "path", ""))
+
+    @property
+    def _forked_off(self) -> bool:
+        """Whether what was opened is the parent's: its thread is not here, and its lock may be held for ever."""
+        return self._pid not in {None, os.getpid()}
+
+    def _check(self) -> None:
+        """Refuse what would wait for ever."""
+        if self._forked_off:
+            raise StoreForked(f"{self._path} was opened before this process was forked off.", path=self._path)
+        if sys.is_finalizing():
+            raise StoreClosed("Python is ending, and the loop's thread with it.", path=self._path, hint="Close the loop before.")
+        if threading.current_thread() is self._thread:
+            raise InvalidInput("A synchronous verb was called from the agent's own event loop.", hint="Await the verb of the loop itself there.")
+
     def _open(self) -> asyncio.AbstractEventLoop:
         """Start the thread and open the loop in it, once."""
-        with self._opening:
-            if self._closed:
-                raise closed()
-            if self._home is None:
-                home = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._live, args=(home,), name="power-agent-sync", daemon=True)
-                self._thread.start()
-                try:
-                    asyncio.run_coroutine_threadsafe(self._loop.__aenter__(), home).result()
-                except BaseException:
-                    self._stop(home)
-                    raise
-                self._home = home
-            return self._home
+        if self._closed:
+            raise closed()
+        if self._home is None:
+            home, self._pid = asyncio.new_event_loop(), os.getpid()
+            self._thread = threading.Thread(target=self._live, args=(home,), name="power-agent-sync", daemon=True)
+            self._thread.start()
+            try:
+                asyncio.run_coroutine_threadsafe(self._loop.__aenter__(), home).result()
+            except BaseException:
+                self._stop(home)
+                raise
+            self._home = home
+        return self._home
 
     @staticmethod
     def _live(home: asyncio.AbstractEventLoop) -> None:
@@ -115,30 +142,73 @@ class SyncLoop:
         home.call_soon_threadsafe(home.stop)
         if self._thread is not None:
             self._thread.join()
-        self._thread = None
+        self._thread = self._pid = None
 
     def close(self) -> None:
-        """Interrupt what runs, leaving every turn resumable, close the store and end the thread."""
+        """Interrupt what runs, leaving every turn resumable, close the store and end the thread. Nothing happens in the child of a fork()."""
+        if self._forked_off or sys.is_finalizing():
+            return
+        self._check()
         with self._opening:
             home, self._home, self._closed = self._home, None, True
             if home is not None:
-                asyncio.run_coroutine_threadsafe(self._loop.aclose(), home).result()
-                self._stop(home)
+                try:
+                    asyncio.run_coroutine_threadsafe(self._end(), home).result()
+                finally:
+                    self._stop(home)
+
+    async def _end(self) -> None:
+        """Close the loop, and let nobody wait for what comes no more."""
+        try:
+            await self._loop.aclose()
+        finally:
+            left = dict(self._tasks)
+            for task in left.values():
+                task.cancel()
+            if left:
+                await asyncio.wait(left.values(), timeout=STOP_SECONDS)
+            for answer in self._tasks:  # of what does not end when it is cancelled
+                answer.set_exception(self._was_closed())
 
     def run(self, work: Callable[[StatefulAgentLoop], Awaitable[R]]) -> R:
         """Run something with the loop in its thread and wait for it."""
-        home = self._open()
-        if threading.current_thread() is self._thread:
-            raise InvalidInput("A synchronous verb was called from the agent's own event loop.", hint="Await the verb of the loop itself there.")
-        over = threading.Event()
-        result: Future[R] = asyncio.run_coroutine_threadsafe(_told(work(self._loop), over), home)
+        self._check()
+        answer: Future[R] = Future()
+        with self._opening:  # what is begun before a closing is ended by it
+            home = self._open()
+            home.call_soon_threadsafe(self._begin, work, answer)
         try:
-            return result.result()
+            return answer.result()
         except BaseException:
-            if not over.is_set():  # this thread was interrupted, not the work
-                result.cancel()
-                over.wait()
+            if not answer.done():  # this thread was interrupted, not the work
+                home.call_soon_threadsafe(self._interrupt, answer)
+                wait([answer])
             raise
+
+    def _begin(self, work: Callable[[StatefulAgentLoop], Awaitable[R]], answer: Future[R]) -> None:
+        async def result() -> R:
+            return await work(self._loop)
+
+        self._tasks[answer] = task = asyncio.create_task(result())
+        task.add_done_callback(lambda _: self._answered(answer, task))
+
+    def _interrupt(self, answer: Future[Any]) -> None:
+        if answer in self._tasks:
+            self._tasks[answer].cancel()
+
+    def _answered(self, answer: Future[R], task: asyncio.Task[R]) -> None:
+        del self._tasks[answer]
+        if answer.done():  # the closing was over before
+            return
+        if task.cancelled():
+            answer.set_exception(self._was_closed() if self._closed else CancelledError())
+        elif (error := task.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(task.result())
+
+    def _was_closed(self) -> StoreClosed:
+        return StoreClosed("The loop was closed before this was over.", path=self._path, hint="An open turn stays open: resume it in a loop that is opened anew.")
 
     send = _blocking(StatefulAgentLoop.send)
     resume = _blocking(StatefulAgentLoop.resume)
@@ -176,10 +246,3 @@ class SyncLoop:
             return found.tip
 
         return self.run(written)
-
-
-async def _told(work: Awaitable[R], over: threading.Event) -> R:
-    try:
-        return await work
-    finally:
-        over.set()

@@ -6,10 +6,12 @@ or dead loses them. What it finds taken over is remembered as lost.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 from power_agent.limits import LEASE_RENEWAL_SECONDS, LOCK_SECONDS
@@ -51,11 +53,12 @@ class LeaseKeeper:
         """Say whether a renewal found another owner."""
         return (session, epoch) in self._lost
 
-    def close(self) -> None:
-        """End the thread."""
+    async def close(self) -> None:
+        """End the thread. No other one waits for it: at the end of Python none can be begun."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(LOCK_SECONDS)
+        until = time.monotonic() + LOCK_SECONDS
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:  # noqa: ASYNC110  it may have outlived its event loop
+            await asyncio.sleep(0.001)
 
     def _run(self) -> None:
         db: sqlite3.Connection | None = None

@@ -81,7 +81,7 @@ class Writer:
             await asyncio.wait([self._visit]) if self._visit is not None and not self._visit.done() else await asyncio.sleep(0)
         await self.tail.close()
         db, self._db = self._db, None
-        await asyncio.to_thread(self.leases.close)
+        await self.leases.close()
         if db is not None:
             await db.close()
 
