@@ -284,13 +284,14 @@ async def test_without_a_loop_a_chain_answers_too():
         await Failover([ScriptedModel([ModelError("No.")]), ScriptedModel([ModelError("Neither.")])]).ask(asked(), lambda kind, text: None)
 
 
-async def test_a_broken_adapter_is_passed_over(tmp_path):
-    """What it raises is no word of a server's: the next one answers, and the error is in the log."""
-    chain = Failover([ScriptedModel([ZeroDivisionError("oops")], name="a:m"), ScriptedModel(lambda _: "Yes.", name="b:m")])
+@pytest.mark.parametrize(("error", "said"), [(ZeroDivisionError("oops"), "ZeroDivisionError: oops"), (asyncio.CancelledError("oops"), "CancelledError: oops")])
+async def test_a_broken_adapter_is_passed_over(error, said, tmp_path):
+    """What it raises is no word of a server's, and no interrupt: the next one answers, and the error is in the log."""
+    chain = Failover([ScriptedModel([error], name="a:m"), ScriptedModel(lambda _: "Yes.", name="b:m")])
     async with StatefulAgentLoop(chain, store=tmp_path / "log.db") as loop:
         assert (await loop.send("Hello.", "s")).text == "Yes."
         assert await attempts(loop) == [("a:m", "failed, goes on"), ("b:m", "answered")]
-        assert (await loop.history("s", kinds=["model.failed"]))[0].event.failure.message == "ZeroDivisionError: oops"
+        assert (await loop.history("s", kinds=["model.failed"]))[0].event.failure.message == said
 
 
 async def test_a_context_that_is_too_long_stays_where_it_is(tmp_path):

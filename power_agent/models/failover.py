@@ -13,6 +13,7 @@ Who is well, circuits say (`circuit.py`): for each address, and for each model a
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -269,8 +270,11 @@ class _Attempt:
         except ModelError as error:
             link.failed(error, chain.now(), self._so_far.session)
             raise self._onward(error) from error.__cause__
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             link.leave(self._so_far.session)  # an adapter's bug says nothing of the server, and the next one's code may be sound
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                raise
             raise self._onward(ModelError(f"{type(error).__name__}: {error}"[:500])) from error
         except BaseException:
             link.leave(self._so_far.session)
