@@ -389,12 +389,14 @@ def test_an_approval_says_when_it_runs_out(run, here):
             assert agent.send("x", name).status == "waiting"
     found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}
     until, passed = "until ....-..-.. ..:..:.., 3.0 h from now; then it is denied", "its time ran out ....-..-.. ..:..:.., 4.0 min ago; the next resume denies it"
-    for name, said, commands in (("soon", until, ["approve", "deny"]), ("over", passed, ["approve", "deny", "resume"])):
+    for name, said, commands in (("soon", until, ["approve", "deny"]), ("over", passed, ["deny", "resume"])):
         assert re.search(said, found[name]["why"])
         assert [next(word for word in one.split() if word in {"approve", "deny", "resume"}) for one in found[name]["commands"]] == commands
         assert re.search(said, run("pending", name).out)
         (call,) = run("pending", name, "--json").data["pending"]
         assert (call["expired"], call["expires_at"]) == (name == "over", found[name]["calls"][0]["expires_at"])
+        assert ("approve" in call["decisions"]) is (name == "soon")
+    assert run("settle", "over", "t1r1c1", "approve").code != 0
     assert found["waiting"]["calls"][0]["expires_at"] is None
 
 

@@ -89,9 +89,14 @@ def in_question(call: PendingCall) -> str:
 def possible(call: PendingCall, *, cancelled: bool = False) -> tuple[str, ...]:
     """Return the decisions that a call's state allows; nothing starts any more in a turn that is cancelled."""
     if call.state == "waiting":
-        return ("result", "abort") if call.external else ("approve", "deny", "abort")
+        return ("result", "abort") if call.external else ("deny", "abort") if _expired(call) else ("approve", "deny", "abort")
     found = {"doubted": ("retry", "result", "abort"), "approved": ("abort",)}.get(call.state, ())
     return tuple(word for word in found if not (cancelled and word == "retry"))
+
+
+def _expired(call: PendingCall) -> bool:
+    """Say whether nobody answered in time."""
+    return call.state == "waiting" and call.deadline is not None and call.deadline <= SystemClock().now()
 
 
 def released(state: SessionState) -> set[str]:
@@ -104,7 +109,8 @@ def _commands(name: str, call: PendingCall, *, cancelled: bool) -> list[str]:
     if call.state not in {"waiting", "doubted"}:
         return [voice.command("resume", name)]
     words = [word for word in possible(call, cancelled=cancelled) if (call.state, word) != ("waiting", "abort") or call.external]
-    return [voice.command("settle", name, call.id, word, *(("VALUE",) if word == "result" else ())) for word in words]
+    promised = [voice.command("resume", name)] if _expired(call) or call.recovery != "ask" else []
+    return promised + [voice.command("settle", name, call.id, word, *(("VALUE",) if word == "result" else ())) for word in words]
 
 
 def pending(session: options.MaybeSession = None, *, store: options.Store = None, as_json: options.Json = False) -> int:
@@ -121,7 +127,6 @@ def pending(session: options.MaybeSession = None, *, store: options.Store = None
 
     found = run(work())
     if as_json:
-        now = SystemClock().now()
         documents = [
             {
                 "session": name,
@@ -129,7 +134,7 @@ def pending(session: options.MaybeSession = None, *, store: options.Store = None
                 "decisions": possible(call, cancelled=cancelled),
                 "shown": in_question(call),
                 "expires_at": until(call.deadline),
-                "expired": call.state == "waiting" and call.deadline is not None and call.deadline <= now,
+                "expired": _expired(call),
             }
             for name, call, cancelled, _ in found
         ]

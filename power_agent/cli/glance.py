@@ -237,12 +237,12 @@ def _open(db: Log, name: str, calls: Calls) -> Standing:
 
 def _waiting(name: str, one: OpenCall) -> Standing:
     """Say what somebody is asked about, and until when."""
-    decide = [("settle", name, one.call, *words) for words in ([("result", "VALUE"), ("abort",)] if one.external else [("approve",), ("deny",)])]
-    if one.deadline is None:
-        return "waiting", f"{one.tool} ({one.call}) waits for a person.", tuple(decide)
     now = SystemClock().now()
-    over = [("resume", name)] if one.deadline <= now else []
-    return "waiting", f"{one.tool} ({one.call}) waits for a person: {due(one.deadline, now)}.", (*decide, *over)
+    over = one.deadline is not None and one.deadline <= now
+    words = [("result", "VALUE"), ("abort",)] if one.external else [("deny",)] if over else [("approve",), ("deny",)]
+    decide = [("settle", name, one.call, *said) for said in words] + ([("resume", name)] if over else [])
+    when = "" if one.deadline is None else f": {due(one.deadline, now)}"
+    return "waiting", f"{one.tool} ({one.call}) waits for a person{when}.", tuple(decide)
 
 
 def _cancelled(db: Log, name: str) -> bool:

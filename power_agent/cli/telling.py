@@ -62,7 +62,7 @@ def due(deadline: int, now: int) -> str:
     """Say until when somebody is asked, or that nobody is any more."""
     if now < deadline:
         return f"until {when(deadline)}, {lasted(deadline - now)} from now; then it is denied"
-    return f"its time ran out {when(deadline)}, {ago(deadline, now)}; the next resume denies it, unless it is decided before"
+    return f"its time ran out {when(deadline)}, {ago(deadline, now)}; the next resume denies it"
 
 
 def arguments(values: Mapping[str, Any]) -> str:
