@@ -27,7 +27,7 @@ from power_agent.errors import BadArguments, ToolError
 from power_agent.failpoints import passing
 from power_agent.givens import name_of
 from power_agent.guards import AnyGuard, settled
-from power_agent.limits import MAX_ASK_SECONDS, PROBE_SECONDS
+from power_agent.limits import PROBE_SECONDS
 from power_agent.messages import Call
 from power_agent.offer import offered, too_late
 from power_agent.outcomes import NOT_RUN, Done, failed, lost, succeeded, unknown_in, untouched
@@ -152,7 +152,7 @@ class Executor:
     def _verdict(self, call: Wanted) -> Verdict:
         """Ask the policy. What it cannot judge does not run."""
         try:
-            verdict = _in_time(self._policy(call))
+            verdict: object = self._policy(call)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  whatever it raises: it awaits nothing, so nobody cancels it here
             return Deny(f"the policy failed: {type(error).__name__}: {error}", "policy failed")
         if isinstance(verdict, Allow | Ask | Deny):
@@ -363,13 +363,6 @@ def wanted(state: SessionState, call: CallState, bound: Mapping[str, JsonValue] 
     made = call.call
     tainted = None if state.taint is None else state.taint.what
     return Wanted(session=state.session, call=made.id, tool=made.name, arguments=made.arguments, binds=bound or {}, tainted=tainted)
-
-
-def _in_time(verdict: object) -> object:
-    """Return a verdict, or raise where it has a deadline that is no moment."""
-    if isinstance(verdict, Ask) and verdict.seconds is not None and not abs(verdict.seconds) <= MAX_ASK_SECONDS:  # nan is not, either
-        raise ValueError(f"no question can wait {verdict.seconds!r} seconds")
-    return verdict
 
 
 def _deadline(verdict: Verdict, now: int) -> int | None:

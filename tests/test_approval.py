@@ -159,7 +159,7 @@ async def test_a_deadline_that_nobody_can_keep(make, seconds):
         assert (result.status, result.calls[0].state) == ("completed", "denied")
         denied = (await loop.history("s", kinds=["call.denied"]))[0].event
         assert denied.by == "policy (policy failed)"
-        assert denied.reason.startswith("the policy failed: ValueError: ")
+        assert denied.reason.startswith("the policy failed: InvalidInput: Ask(seconds=")
     assert ledger.paid == []
 
 

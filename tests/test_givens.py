@@ -219,8 +219,8 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a provider of context that is none": (lambda: agent(context=[5]), "5 says nothing: it is no function."),
     "a system prompt": (lambda: agent(system=5), "system=5 is no text."),
     "settings": (lambda: agent(settings=5), "settings=5 are no settings."),
-    "a question with a time": (lambda: Ask("Sure?", seconds="x"), "Ask(seconds='x') is not possible."),
-    "a question with a truth": (lambda: Ask("Sure?", seconds=True), "Ask(seconds=True) is not possible."),
+    "a question with a time": (lambda: Ask("Sure?", seconds="x"), "Ask(seconds=…) is a number of seconds, a hundred years at most."),
+    "a question with a truth": (lambda: Ask("Sure?", seconds=True), "Ask(seconds=…) is a number of seconds, a hundred years at most."),
 }
 
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from power_agent.errors import InvalidInput
 from power_agent.givens import called, is_number
+from power_agent.limits import MAX_ASK_SECONDS
 from power_agent.word import Word, word
 
 
@@ -40,8 +41,8 @@ class Ask(Word):
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.seconds is not None and not is_number(self.seconds):
-            raise InvalidInput(f"Ask(seconds={self.seconds!r:.100}) is not possible.", hint="Pass a number, or leave it out: then it waits for ever.")
+        if self.seconds is not None and not (is_number(self.seconds) and abs(self.seconds) <= MAX_ASK_SECONDS):
+            raise InvalidInput("Ask(seconds=…) is a number of seconds, a hundred years at most.", hint="Leave it out: then it waits for ever.")
 
 
 Verdict = Allow | Deny | Ask
