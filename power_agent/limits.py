@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from decimal import Decimal
 
 from power_agent.errors import InvalidInput
 from power_agent.givens import is_number
@@ -58,8 +59,9 @@ def possible(limits: object) -> Limits:
         value, (kind, _, unbounded) = getattr(limits, one.name), str(one.type).partition(" | ")
         if (value is None and unbounded) or (kind == "bool" and isinstance(value, bool)):
             continue
+        number = float(value) if isinstance(value, Decimal) and value.is_finite() else value  # as the log has it: what is left of a budget is one
         least = "above 0" if one.name in _ABOVE_ZERO else "from 0 on"
-        if kind == "bool" or not is_number(value) or (kind == "int" and value != int(value)) or value < 0 or (value == 0 and least == "above 0"):
+        if kind == "bool" or not is_number(number) or (kind == "int" and number != int(number)) or number < 0 or (number == 0 and least == "above 0"):
             wanted = "True or False" if kind == "bool" else f"{'a whole number' if kind == 'int' else 'a number'} {least}{', or None: unbounded' if unbounded else ''}"
             raise InvalidInput(f"{one.name}={value!r:.100} is not possible.", hint=f"It is {wanted}.", limit=one.name)
     return limits

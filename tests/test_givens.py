@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_numbers():
 
 # -- limits --------------------------------------------------------------------------------------------------------------
 
-NEVER = ["x", "5", True, float("nan"), float("inf"), 10**400, -1, [], {}]
+NEVER = ["x", "5", True, float("nan"), float("inf"), 10**400, -1, [], {}, Decimal("NaN"), Decimal(-1)]
 ZEROS = {"max_rounds_per_turn", "max_tokens_per_turn", "max_tokens_per_session", "max_cost_usd_per_turn", "max_cost_usd_per_session", "max_turn_seconds"}
 SECONDS = {"max_tool_seconds", "max_turn_seconds"}
 BOUNDED = {"last_answer", "max_tool_seconds", "max_parallel_calls", "max_output_bytes_in_context", "max_event_bytes"}
@@ -125,7 +126,7 @@ def test_limits_that_cannot_be(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_limits_that_can_be(name):
     """None where that is unbounded, 0 where it means that nothing is left, and whole numbers however they are written."""
-    for value in [False] if name == "last_answer" else [1, 1.0, 10**30, *([0] if name in ZEROS else []), *([None] if name not in BOUNDED else [])]:
+    for value in [False] if name == "last_answer" else [1, 1.0, Decimal(2), 10**30, *([0] if name in ZEROS else []), *([None] if name not in BOUNDED else [])]:
         assert agent(limits=Limits(**{name: value}))
 
 
@@ -246,3 +247,16 @@ async def test_what_cannot_be_let_in(source):
         with pytest.raises(InvalidInput, match=f"is not {type(source).__name__}") as said:
             await loop.import_(source)
     assert said.value.hint.endswith("[content].")
+
+
+async def test_money_may_be_a_decimal():
+    """What is left of a budget is one, as costs are; a limit that is one is kept as a number, and is the same when it is handed in again."""
+
+    class Priced(ScriptedModel):
+        def cost(self, _: Any) -> int:
+            return 1_000
+
+    async with StatefulAgentLoop(Priced(["one", "two"]), store=":memory:", limits=Limits(max_cost_usd_per_turn=Decimal("0.5"))) as loop:
+        assert [(await loop.send("x", "s")).status for _ in range(2)] == ["completed"] * 2
+        assert (await loop.state("s")).config.limits.max_cost_usd_per_turn == 0.5
+        assert await loop.history("s", kinds=["session.configured"]) == []
