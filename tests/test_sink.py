@@ -525,6 +525,37 @@ async def test_a_snapshot_that_does_not_fit_is_not_used(scene, caplog, damage):
     assert cached.seq == seq
 
 
+async def test_a_look_is_what_loading_would_find(scene, monkeypatch):
+    """Whatever others did since the last one, erasure too; and only of so many sessions the last one is remembered."""
+    monkeypatch.setattr("power_agent.sink.MAX_SEEN_STATES", 2)
+    ours, other = scene.sink("us"), scene.sink("them")
+    state = await other.open(session="alice")
+    assert await ours.look("alice") == state
+    for event in (said("one"), note(), said("two")):
+        state = await other.record(state, [event])
+        assert await ours.look("alice") == await ours.look("alice") == state
+    for name in ("bob", "carol"):
+        assert await other.open(session=name) == await ours.look(name)
+    assert list(ours._seen) == ["bob", "carol"]
+    assert await ours.look("alice") == state
+    gone = await other.erase(state, "law")
+    assert await ours.look("alice") == gone
+    with pytest.raises(errors.SessionNotFound):
+        await ours.look("nobody")
+
+
+async def test_a_look_at_a_log_that_lost_its_end_is_refused(scene):
+    """Else whoever looks again for what moved would look for ever."""
+    sink = scene.sink()
+    state = await sink.open(session="alice")
+    await sink.look("alice")
+    await sink.record(state, [note()])
+    read, scene.store.read = scene.store.read, lambda *_args, **_more: asyncio.sleep(0, [])
+    with pytest.raises(errors.StoreDamaged, match="its row says 2"):
+        await sink.look("alice")
+    scene.store.read = read
+
+
 async def test_a_snapshot_of_another_fold_is_not_used(scene, caplog):
     """A state that another version of the fold made is as good as none; that is no reason to complain."""
     sink, _, state = await _with_a_snapshot(scene)
