@@ -116,6 +116,10 @@ MUTANTS = (
     Mutant("a project's server starts unapproved", "cli/outsiders.py", "    return not one.foreign or ", "    return True or ", "mcp_cli"),
     Mutant("a project says what only reads", "tools/mcp/described.py", "sorted(self.headers.items()), self.reads]", "sorted(self.headers.items())]", "mcp_cli mcp_words"),
     Mutant("a server that writes unasked", "cli/serving.py", "(*READING, *(WRITING if allow_write else ()))", "(*READING, *WRITING)", "mcp_serve"),
+    Mutant("a tool's word counts for earlier attempts", "context.py", "return said if call.attempt == 1 else", "return said if True else", "context recovery"),
+    Mutant("a second attempt beside the first", "executor.py", "task = UNDER_WAY[context.idempotency_key, call.attempt] =", "task =", "recovery"),
+    Mutant("yesterday's policy counts", "executor.py", 'if stricter in {"rerun", "keyed"} and self.objection', "if False and self.objection", "recovery"),
+    Mutant("a probe passes by the policy", "drive/calls.py", "if not done.facts or (again and self._executor", "if not done.facts or (False and self._executor", "recovery"),
     Mutant("two outcomes", "state/moves.py", '    "succeeded": {},\n', '    "succeeded": {"call.failed": "failed", "call.succeeded": "succeeded"},\n', "state"),
     Mutant("a forgotten call", "machine.py", "return RunCalls(tuple(run), tuple(doubt)", "return RunCalls(tuple(run[1:]), tuple(doubt)", "machine loop"),
     Mutant(
@@ -274,6 +278,8 @@ MUTANTS = (
     Mutant("Chinese is read like English", "tokens.py", '"han": 0.72', '"han": 0.25', "tokens"),
     Mutant("entries are weighed each time", "gauge.py", 'transcript.memo.setdefault("weights", {})', "{}", "gauge"),
     Mutant("a guard in a mapping guards nothing", "givens.py", "if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):", "if False:", "guards"),
+    Mutant("calls begin when the time is up", "machine.py", '(place == "requested" or facts.blocked)', "facts.blocked", "machine budgets"),
+    Mutant("threads hold a turn for ever", "machine.py", '(place == "requested" or facts.blocked)', '(place == "requested")', "machine budgets"),
     Mutant("limits are one higher", "machine.py", "used(state, turn, now) >= bound", "used(state, turn, now) > bound", "machine budgets"),
     # -- in and out ----------------------------------------------------------------------------------------------------
     Mutant("a page that trusts what was said", "editions/page.py", "return escape(visible(text), quote=True)", "return visible(text)", "editions"),
