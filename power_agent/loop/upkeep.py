@@ -184,7 +184,7 @@ class Upkeep:
         """Destroy the contents of a session that is ours."""
         while True:
             try:
-                await self._sink.erase(await self._sink.load(name), reason, by)
+                await self._sink.erase(await self._sink.look(name), reason, by)
             except HeadMoved:  # somebody added a fact meanwhile: look again
                 continue
             return
