@@ -62,6 +62,29 @@ def owners(path) -> list[tuple[int, str]]:
 # -- when a session may be taken -------------------------------------------------------------------------------------------
 
 
+async def test_a_lease_of_a_time_to_come(store, clock):
+    """The clock was set back: what is left of the lease is one lease from when somebody first sees it; an owner who lives keeps it."""
+    first, second = sink_of(store, clock, "one"), sink_of(store, clock, "two")
+    state = await first.open(session="s")
+    clock.move(-5 * 3_600)
+    with pytest.raises(SessionBusy) as caught:
+        await second.claim("s")
+    assert caught.value.deadline == clock.now() + LEASE_SECONDS * 1000
+    clock.move(LEASE_SECONDS - 1)
+    await first.renew(state)
+    clock.move(LEASE_SECONDS - 1)
+    with pytest.raises(SessionBusy):
+        await second.claim("s")
+    clock.move(2)
+    assert (await second.claim("s")).owner == "two"
+    clock.move(1)
+    await second.renew(await second.load("s"))
+    assert await store.renew("s", 2, clock.now() + 300_000), "a longer lease, by a clock that agrees"
+    row = await store.find("s")
+    assert row is not None
+    assert row.deadline == clock.now() + 300_000
+
+
 async def test_a_living_owner_is_not_disturbed(store, clock):
     """Until the deadline has passed the answer is SessionBusy, with the owner and the deadline; nothing is written."""
     one, two = sink_of(store, clock, "one"), sink_of(store, clock, "two")

@@ -587,6 +587,29 @@ def test_a_store_never_closed_does_not_keep_the_process(tmp_path, held):
     assert [row["session"] for row in rows(tmp_path / "agent.db", "SELECT session FROM log")] == ["alice"]
 
 
+def test_a_lease_is_not_renewed_for_an_event_loop_that_is_closed(tmp_path):
+    """Nobody closed the store; nobody works on what it holds either, and the lease runs out."""
+
+    async def leave() -> Writer:
+        store = SQLiteStore(tmp_path / "agent.db", lease_seconds=0.3)
+        await store.__aenter__()
+        await store.append(opening("alice"))
+        await store.hold("alice", 1, "owner-1")
+        assert store._writer is not None
+        return store._writer
+
+    before = set(Writer.open)
+    writer = asyncio.run(leave())
+    try:
+        assert writer.leases._thread is not None
+        writer.leases._thread.join(PROMPT_SECONDS)
+        assert not writer.leases._thread.is_alive()
+    finally:
+        for key in set(Writer.open) - before:
+            Writer.open.pop(key)
+        asyncio.run(writer._db.close())
+
+
 async def test_an_opening_that_was_cancelled_leaves_nothing_open(tmp_path):
     """Wherever the opening is cancelled, the file is closed again and nobody remembers it."""
     path = tmp_path / "agent.db"

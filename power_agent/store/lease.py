@@ -29,6 +29,7 @@ class LeaseKeeper:
         self._clock = clock
         self._lease_ms = lease_ms
         self._pause = min(LEASE_RENEWAL_SECONDS, lease_ms / 3000)
+        self._home = asyncio.get_running_loop()
         self._held: dict[tuple[str, int], str] = {}
         self._lost: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -63,7 +64,7 @@ class LeaseKeeper:
     def _run(self) -> None:
         db: sqlite3.Connection | None = None
         pause = self._pause
-        while not self._stop.wait(pause):
+        while not self._stop.wait(pause) and not self._home.is_closed():  # else nobody works on what is held, and nobody will
             pause = self._pause
             try:
                 db = db or self._connect()

@@ -10,7 +10,7 @@ from typing import Any
 from power_agent.errors import InvalidInput, SessionNotFound, StoreDamaged
 from power_agent.events import CODES, EVENTS
 from power_agent.failpoints import passing
-from power_agent.ports import Record, SessionRow
+from power_agent.ports import Clock, Record, SessionRow
 from power_agent.store.file import Log
 
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -19,10 +19,19 @@ FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
 
 
-def find(db: Log, session: str) -> SessionRow | None:
-    """Look a session up."""
+SHORTEN = """UPDATE session SET deadline = :until WHERE name = :name AND deadline > :until
+AND EXISTS (SELECT 1 FROM event WHERE event.session = session.id AND seq = session.head AND at > :now)"""
+
+
+def find(db: Log, session: str, clock: Clock, lease_ms: int) -> SessionRow | None:
+    """Look a session up. Where the clock was set back, its last event and its lease are of a time to come: what is left of that lease is
+    one lease from now on. An owner who lives renews it before that; to one whose clock agrees this does not happen.
+    """
     row = db.execute(ROW + "WHERE session.name = ?", (session,)).fetchone()
-    return _row(row) if row else None
+    found = _row(row) if row else None
+    if found is not None and found.deadline > (until := (now := clock.now()) + lease_ms) and db.execute(SHORTEN, {"until": until, "name": session, "now": now}).rowcount:
+        return found._replace(deadline=until)
+    return found
 
 
 def sessions(db: Log, after: str, limit: int, parent: str | None) -> list[SessionRow]:

@@ -40,6 +40,7 @@ class SQLiteStore:
         self._durability: Durability = durability
         self._clock = clock or SystemClock()
         self._lease_ms = round(lease_seconds * 1000)
+        self._shortest_ms = max(self._lease_ms, round(LEASE_SECONDS * 1000))  # others may have longer ones, and renew them less often
         self._writer: Writer | None = None
         self._key: tuple[object, ...] = ()
 
@@ -140,7 +141,7 @@ class SQLiteStore:
 
     async def find(self, session: str) -> SessionRow | None:
         """Look a session up."""
-        return await self._opened().run(reading.find, session)
+        return await self._opened().run(reading.find, session, self._clock, self._shortest_ms)
 
     async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None) -> list[SessionRow]:
         """List sessions by id; with `parent` only its forks."""
