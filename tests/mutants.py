@@ -50,6 +50,7 @@ MUTANTS = (
     Mutant("blob not written", "store/commit.py", "        if request.blobs:\n", "        if False:\n", "loop tools"),
     Mutant("writes after a failed disk", "store/writer.py", "        if self.failed is not None:\n            raise", "        if False:\n            raise", "disk store"),
     Mutant("what waited behind a failed commit", "store/writer.py", "        if self.failed is not None:\n            waiting", "        if False:\n            waiting", "disk"),
+    Mutant("kept in a file that is not there any more", "store/commit.py", "    check_place(db)\n", "", "store"),
     Mutant("unknown fields dropped in silence", "tongue.py", '"extra_fields_behavior": "forbid"', '"extra_fields_behavior": "ignore"', "tongue events"),
     # -- one writer ----------------------------------------------------------------------------------------------------
     Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
