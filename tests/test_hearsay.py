@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import recordings
-from grammar import histories
+from grammar import calling, histories, story
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import ATIF, CLAUDE_CODE, CLAUDE_CODE_SMALLER, CODEX, CODEX_BARE, PNG, lines
@@ -286,6 +286,19 @@ async def test_ours_and_back():
             await there.import_([trajectory.replace(b"Once more.", b"Once less.")])
         assert (await there.import_([trajectory], session_id="other")).session == "other"
     await loop.aclose()
+
+
+async def test_the_doubt_about_an_earlier_attempt_comes_along():
+    """A second attempt that touched nothing says nothing of the first: who lets the trajectory in is not told that nothing happened."""
+    untouched = e.Failure(code="tool", message="The bank was not called.", details={"untouched": True})
+    again = (e.CallDoubted(call="t1r1c1", attempt=1, reason="died"), e.CallRetried(call="t1r1c1", by="ann"), e.CallStarted(call="t1r1c1", attempt=2))
+    for between, attempt, doubt in (((), 1, ""), (again, 2, " It may have taken effect.")):
+        past = story(*calling(), e.CallStarted(call="t1r1c1"), *between, e.CallFailed(call="t1r1c1", attempt=attempt, failure=untouched))
+        async with SQLiteStore(":memory:", clock=HeldClock()) as store:
+            content = b"".join([piece async for piece in await edition(store, await shelve(store, past), "atif")])
+        (output,) = render(told(content).state).messages[-1].parts
+        assert isinstance(output, Output)
+        assert output.content == (Text(f"The bank was not called.{doubt}"),)
 
 
 def _timeless(step: dict[str, Any]) -> dict[str, Any]:

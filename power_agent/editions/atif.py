@@ -138,7 +138,8 @@ def _result(call: CallState, blobs: Mapping[str, bytes]) -> Step:
     how |= {name: value for name, value in (("by", outcome.by), ("reason", outcome.reason)) if value}
     if outcome.failure is not None:
         how |= {"code": outcome.failure.code, "message": outcome.failure.message}
-        how |= {name: True for name, so in (("harmless", outcome.harmless), ("untouched", outcome.failure.details.get("untouched"))) if so}
+        untouched = call.attempt == 1 and outcome.failure.details.get("untouched")  # of an earlier attempt a tool's word says nothing
+        how |= {name: True for name, so in (("harmless", outcome.harmless), ("untouched", untouched)) if so}
     return {**result, "extra": {"power_agent": how}}
 
 
