@@ -55,11 +55,10 @@ class LeaseKeeper:
         return (session, epoch) in self._lost
 
     async def close(self) -> None:
-        """End the thread. No other one waits for it: at the end of Python none can be begun."""
+        """End the thread."""
         self._stop.set()
-        until = time.monotonic() + LOCK_SECONDS
-        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:  # noqa: ASYNC110  it may have outlived its event loop
-            await asyncio.sleep(0.001)
+        if self._thread is not None:
+            await ended(self._thread)
 
     def _run(self) -> None:
         db: sqlite3.Connection | None = None
@@ -107,3 +106,10 @@ class LeaseKeeper:
         if db.execute(sql, (until, session, epoch, owner)).rowcount:
             return True
         return db.execute("SELECT 1 FROM session WHERE name = ? AND epoch = ?", (session, epoch)).fetchone() is not None
+
+
+async def ended(thread: threading.Thread) -> None:
+    """Wait for the end of a thread, which may have outlived its event loop. No other thread does: at the end of Python none can be begun."""
+    until = time.monotonic() + LOCK_SECONDS
+    while thread.is_alive() and time.monotonic() < until:  # noqa: ASYNC110  nothing else tells of it
+        await asyncio.sleep(0.001)

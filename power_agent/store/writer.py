@@ -19,12 +19,12 @@ from typing import Any, TypeVar, cast
 import aiosqlite
 
 from power_agent import errors
-from power_agent.limits import COMMITS_PER_CHECKPOINT, LOCK_SECONDS
+from power_agent.limits import COMMITS_PER_CHECKPOINT
 from power_agent.ports import Adoption, Append, Clock, Durability, Kept
 from power_agent.store.adopt import adopt
 from power_agent.store.commit import Answer, commit
 from power_agent.store.file import checkpoint, open_log, translated
-from power_agent.store.lease import LeaseKeeper
+from power_agent.store.lease import LeaseKeeper, ended
 from power_agent.store.tail import Tail
 
 _log = logging.getLogger("power_agent.store")
@@ -67,7 +67,7 @@ class Writer:
         try:
             self._db = await db
         except BaseException:
-            await asyncio.to_thread(db._thread.join, LOCK_SECONDS)  # noqa: SLF001  else it answers a loop that may be closed by then
+            await ended(db._thread)  # noqa: SLF001  else it answers a loop that may be closed by then
             raise
 
     async def close(self) -> None:
