@@ -277,8 +277,8 @@ RULE = '[[policy.rules]]\naction = "allow"\ntools = ["bash"]\ncommand = ["mkdir"
 @pytest.mark.parametrize(("more", "ran"), [("", ["t1r1c1"]), ('toolboxes = ["todo"]\n', ["t1r1c1"]), (RULE, ["t1r1c1", "t1r1c2"])])
 def test_a_shell_of_ones_own_is_judged(more, ran, run, project, here, monkeypatch):
     """What only reads runs, what the rules allow by its words too, and all else is asked about, whatever else is described."""
-    (here / "bot.py").write_text("from power_agent import shell\nsh = shell('.')\n", encoding="utf-8")
-    project(f'model = "openai-chat:m"\ntools = ["bot:sh"]\n{more}')
+    (here / "shell_bot.py").write_text("from power_agent import shell\nsh = shell('.')\n", encoding="utf-8")
+    project(f'model = "openai-chat:m"\ntools = ["shell_bot:sh"]\n{more}')
     calls = tuple(Call("bash", {"command": line}, provider_id=line) for line in ("ls", "mkdir out", "touch made"))
     with Provider(Said(calls=calls, finish="calls")) as provider:
         reach(monkeypatch, provider)
