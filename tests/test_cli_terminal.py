@@ -146,6 +146,20 @@ def test_interrupted_at_random_moments(number, seed, here):
     assert again.code == 0, again.err
 
 
+def test_interrupted_while_a_class_is_made(here):
+    """Python makes an error of an interrupt that comes while a class is made, as modules do when they are imported: it is one all the same."""
+    code = """
+class Interrupts:
+    def __set_name__(self, owner, name):
+        raise KeyboardInterrupt
+class Made:
+    field = Interrupts()
+"""
+    (here / "interrupting.py").write_text(code, encoding="utf-8")
+    told = piped("send", "fresh", "hello", "--new", "--agent", "interrupting:make", cwd=here)
+    assert (told.code, told.out) == (130, ""), told.err
+
+
 def test_two_shells_at_once(here):
     """The second one is told who works (7), can watch, and can ask for the end; the first one then ends by itself."""
     with subprocess.Popen([*COMMAND, "send", "done", "wait 60", "--agent", "agent:make"], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as first:

@@ -37,14 +37,23 @@ def _run(words: list[str]) -> int:
     words = _without_debug(words, saying.voice)
     try:
         return app.typed(words)
-    except PowerAgentError as error:
-        from power_agent.cli.advice import complain  # noqa: PLC0415  only on the way out
-
-        return complain(error)
     except Exception as error:  # noqa: BLE001  the last resort
+        if _interrupted(error):
+            raise KeyboardInterrupt from None
+        if isinstance(error, PowerAgentError):
+            from power_agent.cli.advice import complain  # noqa: PLC0415  only on the way out
+
+            return complain(error)
         from power_agent.cli.crash import report  # noqa: PLC0415  the same
 
         return report(error, words)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Say whether it was an interrupt that went wrong: while a class is made, as when a module is imported, Python makes an error of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _without_debug(words: list[str], voice: object) -> list[str]:
