@@ -126,9 +126,9 @@ class Executor:
             return self._ask_anew(state, call, tool, digest, verdict, now)
         if isinstance(verdict, Deny):
             return e.CallDenied(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
-        if tool.external:
-            untrusted = _reads_untrusted(state, call, tool)
-            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, deadline=_deadline(verdict, now), external=True, untrusted=untrusted)
+        if tool.external:  # it waits for what happens outside, which no deadline undoes
+            question, untrusted = verdict.question if isinstance(verdict, Ask) else None, _reads_untrusted(state, call, tool)
+            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, question=question, external=True, untrusted=untrusted)
         if isinstance(verdict, Ask):
             return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest, question=verdict.question, deadline=_deadline(verdict, now))
         return self._start(state, call, tool, digest)

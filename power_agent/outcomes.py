@@ -94,9 +94,9 @@ def succeeded(call: CallState, value: object, output_bytes: int, by: str | None 
     except (ValueError, TypeError, RecursionError) as error:
         why = " ".join(str(error).split())[:300]
         message = f"It ran; only what it returned cannot be kept, a {type(value).__name__} that is not JSON: {why}"
-        if inspect.isawaitable(value):
-            message = f"It returned a {type(value).__name__} that nobody awaited: what that was to do did not happen."
-            getattr(value, "close", lambda: None)()
+        if inspect.iscoroutine(value) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
+            message = "It returned a coroutine that nobody awaited: what that was to do did not happen."
+            value.close()
         return Done((e.CallFailed(call=made, attempt=attempt, failure=e.Failure(code="output_not_json", message=message), by=by),))
     shown = output.encode(errors="surrogatepass") if isinstance(output, str) else raw
     if len(shown) <= output_bytes:

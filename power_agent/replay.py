@@ -99,6 +99,7 @@ class _Turn:
         self.ended: tuple[int, e.TurnEnded] | None = None
         self.early: list[e.InputReceived] = []
         self.compacted = 0
+        self.lost = False
         self._round = 0
         state = before
         for kept in events:
@@ -116,6 +117,7 @@ class _Turn:
             case e.ModelAsked() | e.ContextCompacted():
                 self.compacted = self.compacted or kept.seq
             case e.ModelAnswered() | e.ModelFailed() as answer if answer.round == self._round and self._round in self.asked:
+                self.lost |= isinstance(answer, e.ModelFailed) and answer.lost
                 self.asked[self._round] = replace(self.asked[self._round], answer=answer)
             case e.InputReceived() | e.CancelAsked() as fact if self._round in self.asked:
                 self.asked[self._round] = replace(self.asked[self._round], meanwhile=(*self.asked[self._round].meanwhile, fact))
@@ -200,11 +202,7 @@ class _Script:
             return None
         turn, asked = self.turn, self.turn.asked.get(self.rounds + 1)
         if asked is None or (turn.compacted and asked.seq > turn.compacted):
-            if asked is not None:
-                self.stop(f"Behind the compaction at event {turn.compacted} the rest of its turn was not compared.")
-            elif turn.ended is not None and not turn.cancelled:
-                self.diverged(turn.ended[0], "the next step", f"the end of the turn ({turn.ended[1].status})", "another request")
-            self.stop()
+            self._beyond(asked)
             return None
         self.rounds += 1
         config = asked.config
@@ -223,6 +221,17 @@ class _Script:
         if len(asked.messages) != len(request.messages):
             self.diverged(asked.seq, "the number of messages", len(asked.messages), len(request.messages))
         return None if self.over.is_set() else asked
+
+    def _beyond(self, asked: _Asked | None) -> None:
+        """Stop at a request that is not compared with any."""
+        turn = self.turn
+        if asked is not None:
+            self.stop(f"Behind the compaction at event {turn.compacted} the rest of its turn was not compared.")
+        elif turn.ended is not None and turn.ended[1].status == "limit" and turn.lost:
+            self.stop(f"What failed requests of turn {turn.before.turns + 1} may have used counted against its limit, and is not played again.")
+        elif turn.ended is not None and not turn.cancelled:
+            self.diverged(turn.ended[0], "the next step", f"the end of the turn ({turn.ended[1].status})", "another request")
+        self.stop()
 
     def judged(self, call: CallState, fact: e.Event) -> None:
         """Compare what becomes of a call with what became of it."""

@@ -43,7 +43,7 @@ class PendingCall(Word):
     deadline: int | None = None
     external: bool = False
     recovery: e.Recovery = "ask"
-    """What its tool promised when it started: whatever that is but "ask", a `resume` settles it without a person."""
+    """What its tool promised when it started: whatever that is but "ask", a `resume` may settle it without a person."""
     tainted: str | None = None
     """What the model has read by now that anybody may have written, first."""
 

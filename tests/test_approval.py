@@ -9,6 +9,7 @@ import signal
 import sys
 import textwrap
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -318,6 +319,13 @@ async def test_the_deadline(make):
     assert ledger.paid == []
 
 
+async def test_a_decimal_is_a_time(make):
+    """What is left of somebody's time may be one."""
+    async with make([PAY, "done"], tools=[Ledger().tool], policy=asking(seconds=Decimal(60))) as loop:
+        (call,) = (await loop.send("x", "s")).pending
+        assert call.deadline == (await loop.history("s", kinds=["call.approval_asked"]))[0].at + 60_000
+
+
 async def test_nobody_approves_after_the_deadline(make):
     """Who comes too late is told so, and nothing runs; to deny it is as good as the deadline."""
     ledger, clock = Ledger(), HeldClock()
@@ -552,14 +560,16 @@ async def test_an_external_call_is_denied(make):
     assert told(model) == ["Denied by policy (sunday): never on Sundays. It was not run."]
 
 
-async def test_an_external_call_has_the_deadline_of_its_question(make):
-    """A policy that asks with a deadline gives it to the result, too."""
+async def test_an_external_call_has_no_deadline(make):
+    """What happens outside is not undone by a deadline: its result is taken however late it comes. The policy's question is shown."""
     clock = HeldClock()
-    async with make([SURVEY, "done"], tools=[survey], policy=asking(seconds=60), clock=clock) as loop:
+    async with make([SURVEY, "done"], tools=[survey], policy=asking(question="Sure?", seconds=60), clock=clock) as loop:
         (call,) = (await loop.send("x", "s")).pending
-        assert call.deadline == (await loop.history("s", kinds=["call.approval_asked"]))[0].at + 60_000
-        clock.move(61)
-        assert (await loop.resume("s")).calls[0].state == "denied"
+        assert (call.deadline, call.question) == (None, "Sure?")
+        clock.move(3_600)
+        assert (await loop.resume("s")).status == "waiting"
+        await loop.settle("s", "t1r1c1", Result("fine"))
+        assert (await loop.resume("s")).calls[0].output == "fine"
 
 
 async def test_external_calls_are_validated(make):

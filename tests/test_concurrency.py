@@ -286,6 +286,33 @@ async def test_a_turn_that_is_cancelled_or_limited_parks_what_waits(tmp_path, ga
         await verified(loop)
 
 
+async def test_a_resume_that_is_cancelled_takes_no_more(tmp_path, gate):
+    """A cancel ends what a resume took up; what waits behind it stays until somebody wants it."""
+    heard = list[str]()
+
+    async def slowly(request):
+        heard.append(request.messages[-1].text)
+        await asyncio.sleep(3_600)
+
+    async with make(tmp_path, gate, slowly) as loop:
+        going = asyncio.ensure_future(loop.send("first", "s"))
+        for text, number in (("one", 1), ("two", 2)):
+            while len(heard) < number:
+                await asyncio.sleep(0.01)
+            await loop.send(text, "s", when_busy="queue", wait=False)
+            if number == 1:
+                await loop.send("three", "s", when_busy="queue", wait=False)
+            assert await loop.cancel("s")
+            assert (await going).status == "cancelled"
+            going = asyncio.ensure_future(loop.resume("s"))
+        await asyncio.sleep(0.1)
+        assert await loop.cancel("s")
+        assert (await going).status == "cancelled"
+        await asyncio.sleep(0.1)
+        assert heard == ["first", "one", "three"]
+        assert len((await loop.state("s")).inputs) == 1
+
+
 @pytest.mark.parametrize("raised", [False, True])
 async def test_a_resume_takes_what_waits_behind_a_limit(tmp_path, gate, raised):
     """Under the same limit the old turn cannot go on, so what waits behind it is next; with a higher one the old turn comes first."""

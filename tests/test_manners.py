@@ -130,3 +130,10 @@ async def test_a_denied_command_does_not_run(root):
         await loop.settle("s", call.id, Deny("not today"))
         assert (await loop.resume("s")).status == "completed"
         assert not (root / "made").exists()
+
+
+@pytest.mark.parametrize("path", ["/srv/x.txt", "srv/x.txt"])
+def test_the_root_of_all(path):
+    """Beneath `/` is everything."""
+    policy = own_rules(files(root="/"))
+    assert isinstance(policy(Wanted(session="s", call="c", tool="read", arguments={"path": path})), Allow)

@@ -153,3 +153,46 @@ async def test_an_open_turn_keeps_what_was_recorded(tmp_path):
         assert (await loop.resume("s")).status == "completed"
         await loop.send("again", "s")
     assert [request.system for request in model.requests] == ["Be kind.", "Be brief."]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8, 20, 50, 80])
+async def test_a_cancel_in_the_moment_of_an_answer(steps):
+    """Whatever comes first, the turn is cancelled and the model is not asked."""
+    hit, begun = asyncio.Event(), asyncio.Event()
+
+    async def memory(_asked):
+        begun.set()
+        await hit.wait()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        return "remembered"
+
+    def heard(kept):
+        if kept.kind == "cancel.asked":
+            hit.set()
+
+    async with StatefulAgentLoop(ScriptedModel(["hi"]), store=":memory:", context=[memory], listeners=[heard]) as loop, asyncio.timeout(20):
+        sending = asyncio.ensure_future(loop.send("x", "s"))
+        await begun.wait()
+        await loop.cancel("s")
+        assert (await sending).status == "cancelled"
+
+
+async def test_what_two_sessions_wait_for_is_not_cancelled_with_one():
+    """A provider may hand out what it loads for everybody."""
+    shared: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    begun = list[str]()
+
+    def memory(asked):
+        begun.append(asked.session)
+        return shared
+
+    async with StatefulAgentLoop(ScriptedModel(lambda _: "ok"), store=":memory:", context=[memory]) as loop, asyncio.timeout(20):
+        sendings = [asyncio.ensure_future(loop.send("x", name)) for name in ("one", "two")]
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        await loop.cancel("one")
+        assert (await sendings[0]).status == "cancelled"
+        shared.set_result("remembered")
+        assert (await sendings[1]).status == "completed"
+        assert "remembered" in str((await loop.history("two", kinds=["model.asked"]))[0].event.context)

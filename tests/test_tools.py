@@ -546,7 +546,7 @@ async def test_where_a_tool_failed_is_in_the_log_of_the_program(caplog, threaded
     tools = [tool(name="fail", recovery="rerun")(there if threaded else here), gone, purposely]
     async with StatefulAgentLoop(model, tools=tools, store=":memory:", secrets={"token": token}) as loop:
         await loop.send("go", "s")
-    said = [caplog.handler.format(record) for record in caplog.records if "failed in call" in record.getMessage()]
+    said = sorted((caplog.handler.format(record) for record in caplog.records if "failed in call" in record.getMessage()), key=lambda text: text.partition("The tool ")[2])
     assert [text.splitlines()[0].partition("The tool ")[2] for text in said] == ["fail failed in call t1r1c1 of session 's'.", "gone failed in call t1r1c2 of session 's'."]
     assert "in deep\n" in said[0]
     assert "KeyError: 'missing at [secret:token]'" in said[0]
@@ -778,6 +778,28 @@ async def test_output_that_nobody_awaited(call):
 
     told = await call(give)
     assert told.text.startswith("It returned a coroutine that nobody awaited: what that was to do did not happen.")
+
+
+class Odd:
+    """Something that can be awaited, and closed in a way of its own."""
+
+    def __await__(self):
+        yield
+
+    def close(self, why: str) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("what", ["a future", "something odd"])
+async def test_output_that_may_go_on_by_itself(call, what):
+    """Of a future nobody can say that what it was to do did not happen; and nothing is done to what a tool returned."""
+
+    async def give():
+        return Odd() if what == "something odd" else asyncio.get_running_loop().create_future()
+
+    told = await call(give)
+    assert told.ended.failure.code == "output_not_json"
+    assert told.text.startswith("It ran; only what it returned cannot be kept")
 
 
 def nested(depth: int) -> Any:

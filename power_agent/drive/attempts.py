@@ -95,7 +95,8 @@ class Attempts:
 async def waited(ledger: Ledger, work: Awaitable[Any]) -> Any:
     """Wait for what somebody else's code comes to, but no longer than the turn goes on: else CANCELLED or OVER, and the code is stopped."""
     here = _place(ledger)
-    task: asyncio.Task[Any] = asyncio.ensure_future(cast("asyncio.Future[Any]", work))
+    alone = asyncio.shield(work) if asyncio.isfuture(work) else work  # a future may be somebody else's as well
+    task: asyncio.Task[Any] = asyncio.ensure_future(cast("asyncio.Future[Any]", alone))
     task.add_done_callback(looked_at)
     try:
         while not task.done():

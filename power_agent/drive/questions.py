@@ -126,7 +126,10 @@ class Questions:
                     if not await self._ledger.keep():
                         await dropped(shown)
                         return None
+                    known = self._ledger.kept
                     shown = await waited(self._ledger, shown)
+                    if self._ledger.kept is not known:
+                        return None
                 if shown is CANCELLED or (shown is OVER and not self._last):
                     return None
                 if shown is OVER:

@@ -162,7 +162,9 @@ class Drive:
 
     def _nothing_more(self) -> bool:
         """Say whether a turn was to be continued and came to its limit before a request: then what waits behind it is next."""
-        return self._continues is not None and self.state.turns == self._continues + 1 and self.state.replies == self._replies
+        if self._continues is None or self.state.turns != self._continues + 1 or self.state.replies != self._replies:
+            return False
+        return self.state.turn is None and self.state.last is not None and self.state.last.status == "limit"
 
     def _next(self) -> Step:
         """Decide. The context is weighed where a request would leave, and only where somebody knows a bound for it."""

@@ -134,8 +134,9 @@ class Rules:
         return beneath(self._relative(tool, value)) if isinstance(value, str) else None
 
     def _relative(self, tool: str, value: str) -> str:
-        root = (self._roots.get(tool) or self._root or "").rstrip("/") + "/"
-        return value[len(root) :] or "." if root != "/" and f"{value}/".startswith(root) else value
+        root = self._roots.get(tool) or self._root
+        within = None if root is None else root.rstrip("/") + "/"
+        return value[len(within) :] or "." if within is not None and f"{value}/".startswith(within) else value
 
     def guarded(self, path: str) -> bool:
         """Whether a path is one that others obey."""

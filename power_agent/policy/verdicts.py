@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
+from decimal import Decimal
 from typing import Any
 
 from pydantic import JsonValue
@@ -41,7 +42,9 @@ class Ask(Word):
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.seconds is not None and not (is_number(self.seconds) and abs(self.seconds) <= MAX_ASK_SECONDS):
+        given: object = self.seconds
+        seconds = float(given) if isinstance(given, Decimal) else given
+        if seconds is not None and not (is_number(seconds) and abs(seconds) <= MAX_ASK_SECONDS):
             raise InvalidInput("Ask(seconds=…) is a number of seconds, a hundred years at most.", hint="Leave it out: then it waits for ever.")
 
 
