@@ -92,7 +92,7 @@ class Sink:
         self._told: dict[str, int] = {}
         self._cached_at: dict[str, tuple[int, int]] = {}
         self._under_way: dict[str, asyncio.Future[Kept]] = {}
-        self._seen: dict[str, SessionState] = {}
+        self._seen: dict[str, tuple[SessionState, bytes]] = {}
         self._reporting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -208,13 +208,14 @@ class Sink:
                 if not facts:
                     return state
                 try:
-                    return self._saw(await self.report(state, facts, blobs=blobs))
-                except HeadMoved as moved:
-                    state = self._saw(await self._upto(moved.head, state))
+                    return await self.report(state, facts, blobs=blobs)
+                except HeadMoved:
+                    state = await self.look(session)
 
     async def erase(self, state: SessionState, reason: str, by: str | None = None) -> SessionState:
         """Destroy the contents of a session, lawfully and visibly."""
-        after = self._saw(await self._written(self.draft(state), (e.SessionErased(reason=reason, by=by),)))
+        self._seen.pop(state.session, None)
+        after = await self._written(self.draft(state), (e.SessionErased(reason=reason, by=by),))
         await self._store.scrub()
         return after
 
@@ -320,29 +321,25 @@ class Sink:
         """Fold a session, up to now or to any seq."""
         row = await self.row(session)
         state = await self._cached(session, at)
-        if at is None:
-            return await self._upto(row.head, state)
-        return _folded(await self._store.read(session, after=state.seq, upto=at), state)
+        state = _folded(await self._store.read(session, after=state.seq, upto=at), state)
+        return state if at is not None else _reaching(row.head, state)
 
     async def look(self, session: str) -> SessionState:
-        """Return the state now, like `load`; but who looks again pays only for what came since the last look here."""
+        """Return the state now, like `load`; but who looks again pays only for what came since the last look here, as long as the log goes on
+        from there: a backup may have been put back meanwhile.
+        """
         row = await self.row(session)
-        state = self._seen.get(session) or await self._cached(session, None)
-        return self._saw(state if state.seq >= row.head else await self._upto(row.head, state))
-
-    def _saw(self, state: SessionState) -> SessionState:
-        """Remember a state for the next look."""
-        self._seen.pop(state.session, None)
-        self._seen[state.session] = state
+        state, tip = self._seen.pop(session, (SessionState(session), b""))
+        if not state.seq or (row.head, row.tip) != (state.seq, tip):
+            records = await self._store.read(session, after=state.seq - 1) if state.seq else []
+            if not records or records[0].hash != tip:
+                state = await self._cached(session, None)
+                records = await self._store.read(session, after=max(state.seq - 1, 0))
+            state = _reaching(row.head, _folded(records[1:] if state.seq else records, state))
+            tip = records[-1].hash
+        self._seen[session] = state, tip
         if len(self._seen) > MAX_SEEN_STATES:
             self._seen.pop(next(iter(self._seen)))
-        return state
-
-    async def _upto(self, head: int, state: SessionState) -> SessionState:
-        """Fold what came behind a state, which goes at least to the head that its row told."""
-        state = _folded(await self._store.read(state.session, after=state.seq), state)
-        if state.seq < head:  # else whoever looks again for what moved would look for ever
-            raise StoreDamaged(f"Session {state.session!r} ends with event {state.seq}, but its row says {head}.", path="")
         return state
 
     async def catch_up(self, state: SessionState) -> SessionState:
@@ -405,6 +402,13 @@ def _folded(records: Iterable[Record], state: SessionState) -> SessionState:
         return fold(map(opened, records), state)
     except IllegalMove as error:
         raise StoreDamaged(f"The log of session {error.session!r} does not follow from itself: {error.message}", path="") from error
+
+
+def _reaching(head: int, state: SessionState) -> SessionState:
+    """Return a state that goes at least to the head that its row told."""
+    if state.seq < head:  # else whoever looks again for what moved would look for ever
+        raise StoreDamaged(f"Session {state.session!r} ends with event {state.seq}, but its row says {head}.", path="")
+    return state
 
 
 def opened(record: Record) -> Envelope:

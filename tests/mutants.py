@@ -56,7 +56,13 @@ MUTANTS = (
     Mutant("fence outside the transaction", "store/commit.py", "    if request.epoch is not None and request.epoch != row.epoch + takes:\n", "    if False:\n", "store ownership"),
     Mutant("head not checked", "store/commit.py", "    if row.head != request.head:\n", "    if False:\n", "store sink"),
     Mutant("taking a living owner's session", "sink.py", " and row.owner is not None and self._dead(row.owner)", " and row.owner is not None", "sink ownership"),
-    Mutant("a fact from outside that begins anew each time", "sink.py", "state = self._saw(await self._upto(moved.head, state))", "state = await self.load(session)", "races"),
+    Mutant(
+        "a fact from outside that begins anew each time",
+        "sink.py",
+        "                    state = await self.look(session)\n",
+        "                    state = await self.load(session)\n",
+        "races",
+    ),
     Mutant("the living proven dead", "process.py", "    return start_time(int(pid)) == started\n", "    return False\n", "ownership loop"),
     Mutant("a lost lease not noticed", "store/lease.py", "        return (session, epoch) in self._lost\n", "        return False\n", "ownership"),
     Mutant(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import sqlite3
 from hashlib import sha256
 
 import pytest
 
 from power_agent import Call, Config, Limits, Sink, SQLiteStore, Text, errors, fold
 from power_agent import events as e
-from power_agent.chance import CountedChance
-from power_agent.clock import HeldClock
+from power_agent.chance import CountedChance, SystemChance
+from power_agent.clock import HeldClock, SystemClock
 from power_agent.hooks import Hooks
 from power_agent.messages import clean_text, restore_text
 from power_agent.sink import opened
@@ -542,6 +544,26 @@ async def test_a_look_is_what_loading_would_find(scene, monkeypatch):
     assert await ours.look("alice") == gone
     with pytest.raises(errors.SessionNotFound):
         await ours.look("nobody")
+
+
+@pytest.mark.parametrize("further", [0, 2, 6])
+async def test_a_look_behind_a_backup_that_was_put_back(tmp_path, further):
+    """A remembered state counts while the log goes on from it: not when an older file was put back in place, however far that has come since."""
+    path = tmp_path / "log.db"
+    async with SQLiteStore(path) as store:
+        ours = Sink(store, SystemClock(), SystemChance(), "us")
+        state = await ours.open(session="alice")
+        await store.backup(str(tmp_path / "copy.db"))
+        for _ in range(4):
+            state = await ours.record(state, [note()])
+        assert await ours.look("alice") == state
+        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy, contextlib.closing(sqlite3.connect(path)) as file:
+            copy.backup(file)
+        back = await ours.load("alice")
+        for _ in range(further):
+            back = await ours.record(back, [note()])
+        assert await ours.look("alice") == await ours.load("alice") == back
+        assert back.seq == 1 + further
 
 
 async def test_a_look_at_a_log_that_lost_its_end_is_refused(scene):

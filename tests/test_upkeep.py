@@ -328,6 +328,26 @@ async def test_what_is_refused_has_destroyed_nothing(why):
         await verified(loop)
 
 
+async def test_a_branch_that_somebody_else_erases(monkeypatch):
+    """A tree is erased whole, also when some of it is gone by the time it is taken."""
+    async with make() as loop:
+        await loop.send("x", "s")
+        for name in ("a", "b"):
+            await loop.fork("s", session_id_new=name)
+        claim = loop._sink.claim
+
+        async def late(name: str, *more):
+            if name == "a":
+                monkeypatch.setattr(loop._sink, "claim", claim)
+                await loop._sink.erase(await claim("a"), "by somebody else")
+            return await claim(name, *more)
+
+        monkeypatch.setattr(loop._sink, "claim", late)
+        await loop.erase("s", forks="erase")
+        assert all(row.erased for row in await loop.sessions())
+        await verified(loop)
+
+
 async def test_a_past_that_was_forked_again_and_again():
     """However long the line of forks is."""
     async with make() as loop:

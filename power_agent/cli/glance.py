@@ -180,7 +180,7 @@ def _untouched(db: Log, row: _Row) -> Standing:
 
 def _at_rest(db: Log, name: str) -> Standing:
     """Say how a session stands between turns."""
-    last = db.execute("SELECT kind FROM log WHERE session = ? ORDER BY seq DESC LIMIT 1", (name,)).fetchone()
+    last = db.execute("SELECT kind FROM log WHERE session = ? AND kind <> 'owner.changed' ORDER BY seq DESC LIMIT 1", (name,)).fetchone()
     if last and last[0] == "session.closed":
         return "closed", "It takes no more input.", ()
     left = _left(db, name)

@@ -26,7 +26,9 @@ from power_agent.errors import (
     InvalidSessionId,
     KeyNeedsSession,
     NothingToResume,
+    SessionBusy,
     SessionNotFound,
+    SessionPending,
 )
 from power_agent.events import Config, Envelope
 from power_agent.executor import Executor
@@ -427,7 +429,11 @@ class StatefulAgentLoop:
 
         What is left is a chain that still verifies and a tombstone that says who and why. Backups and exports are out of reach.
         """
-        await self._upkeep.erase(_checked(session_id), reason, forks, by)
+        try:
+            await self._upkeep.erase(_checked(session_id), reason, forks, by)
+        except (SessionPending, SessionBusy):
+            await self._intake.take_what_waits(session_id)
+            raise
 
     async def prune(self, *, older_than_seconds: float, dry_run: bool = False, by: str | None = None) -> list[str]:
         """Erase sessions that were closed at least that long ago; with `dry_run` only say which they are."""

@@ -430,10 +430,10 @@ class Intake:
         try:
             await work.task
         finally:
-            await self._take_what_waits(name)
+            await self.take_what_waits(name)
         return after > before
 
-    async def _take_what_waits(self, name: str) -> None:
+    async def take_what_waits(self, name: str) -> None:
         """Begin the turn of an input that came while the session was held for something else, if nobody has: who left it saw an owner, and went."""
         with contextlib.suppress(StoreError):  # closed, perhaps: whoever comes next finds it
             if self._is_due(await self._sink.look(name)) and self._desk.working(name) is None:

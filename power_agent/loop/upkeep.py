@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal
@@ -162,10 +163,16 @@ class Upkeep:
         whole = [name]
         for one in whole:  # it grows meanwhile; not by recursion: a past may have been forked a thousand times over
             whole += [row.session for row in await self.forks(one)]
+        for one in whole:  # before anything is claimed, as far as nobody holds it
+            if (await self._sink.row(one)).deadline == 0:
+                _check_no_turn(await self._sink.look(one))
         async with AsyncExitStack() as held:
+            ours = list[str]()
             for one in whole:  # all of them before the first: what is refused has destroyed nothing
-                await held.enter_async_context(self._between_turns(one))
-            for one in reversed(whole):
+                with contextlib.suppress(SessionErased):  # by somebody else, meanwhile
+                    await held.enter_async_context(self._between_turns(one))
+                    ours.append(one)
+            for one in reversed(ours):
                 await self._erased(one, reason, by)
 
     @asynccontextmanager
@@ -174,8 +181,7 @@ class Upkeep:
         async with self._desk.reserved(name):
             state = await self._sink.claim(name)
             try:
-                if state.turn is not None:
-                    raise SessionPending(f"Turn {state.turn.number} of session {name!r} is open.", session=name, calls=pending_of(state), hint="Abort it first, then erase.")
+                _check_no_turn(state)
                 yield
             finally:
                 await self._sink.release(state)
@@ -205,3 +211,10 @@ class Upkeep:
         if not closed or closed[-1].at > until or await self.forks(row.session):
             return False
         return (await self._sink.load(row.session)).closed
+
+
+def _check_no_turn(state: SessionState) -> None:
+    """Refuse to erase what is not between turns."""
+    if state.turn is not None:
+        message = f"Turn {state.turn.number} of session {state.session!r} is open."
+        raise SessionPending(message, session=state.session, calls=pending_of(state), hint="Abort it first, then erase.")

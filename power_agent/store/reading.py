@@ -17,10 +17,7 @@ DIGEST = re.compile("[0-9a-f]{64}")
 ROW = """SELECT session.name, session.head, session.tip, session.epoch, session.owner, session.deadline, session.erased, up.name, session.base
 FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
-
-
-SHORTEN = """UPDATE session SET deadline = :until WHERE name = :name AND deadline > :until
-AND EXISTS (SELECT 1 FROM event WHERE event.session = session.id AND seq = session.head AND at > :now)"""
+FROM_AHEAD = "SELECT 1 FROM event JOIN session ON session.id = event.session WHERE session.name = ? AND seq = session.head AND at > ?"
 
 
 def find(db: Log, session: str, clock: Clock, lease_ms: int) -> SessionRow | None:
@@ -29,9 +26,10 @@ def find(db: Log, session: str, clock: Clock, lease_ms: int) -> SessionRow | Non
     """
     row = db.execute(ROW + "WHERE session.name = ?", (session,)).fetchone()
     found = _row(row) if row else None
-    if found is not None and found.deadline > (until := (now := clock.now()) + lease_ms) and db.execute(SHORTEN, {"until": until, "name": session, "now": now}).rowcount:
-        return found._replace(deadline=until)
-    return found
+    if found is None or found.deadline <= (until := (now := clock.now()) + lease_ms) or not db.execute(FROM_AHEAD, (session, now)).fetchone():
+        return found
+    db.execute("UPDATE session SET deadline = ? WHERE name = ? AND deadline > ?", (until, session, until))
+    return found._replace(deadline=until)
 
 
 def sessions(db: Log, after: str, limit: int, parent: str | None) -> list[SessionRow]:
