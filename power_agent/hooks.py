@@ -65,7 +65,7 @@ class Hooks:
                 continue
             try:
                 listener(kept)
-            except Exception:  # noqa: BLE001  whatever a listener raises, the fact is kept
+            except (Exception, SystemExit, asyncio.CancelledError):  # noqa: BLE001  whatever a listener raises, the fact is kept and the loop goes on
                 _log.exception("A listener failed at event %s of session %r.", kept.seq, kept.session)
 
     def glimpse(self, seen: Glimpsed) -> None:
@@ -77,7 +77,7 @@ class Hooks:
         for onlooker in self._onlookers:
             try:
                 onlooker(seen)
-            except Exception:  # noqa: BLE001  the same
+            except (Exception, SystemExit, asyncio.CancelledError):  # noqa: BLE001  the same
                 _log.exception("An onlooker failed at a glimpse of session %r.", seen.session)
 
     def glimpser(self) -> Onlooker:

@@ -283,13 +283,14 @@ async def test_listeners_hear_once_after_a_release(scene):
     assert scene.told() == [("alice", 1), ("alice", 2), ("alice", 3)]
 
 
-async def test_a_listener_that_raises_changes_nothing(scene, caplog):
+@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError])
+async def test_a_listener_that_raises_changes_nothing(scene, caplog, error):
     """It is logged and told the next event all the same; the others hear everything; the fact is kept."""
     heard, tried = [], []
 
     def broken(kept):
         tried.append(kept.seq)
-        raise ValueError("broken listener")
+        raise error("broken listener")
 
     hooks = Hooks([broken])
     sink = Sink(scene.store, scene.clock, scene.chance, "me", hooks=hooks)

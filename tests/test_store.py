@@ -22,7 +22,7 @@ from processes import PATIENCE_SECONDS, PROMPT_SECONDS
 
 from power_agent import Call, Sink, SQLiteStore, Text, Usage, errors
 from power_agent import events as e
-from power_agent.chance import CountedChance
+from power_agent.chance import CountedChance, SystemChance
 from power_agent.clock import HeldClock, SystemClock
 from power_agent.limits import COMMITS_PER_CHECKPOINT
 from power_agent.ports import Append, Fact, Kept
@@ -507,6 +507,17 @@ PLACES = ("agent.db", "agent.db-wal", "agent.db-shm")
 def put_aside(folder):
     for name in PLACES:
         (folder / name).rename(folder / f"old-{name}")
+
+
+async def test_closed_when_its_folder_is_gone(tmp_path):
+    """What was acknowledged went along with the folder; to close is no error, and leaves no connection behind."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    async with SQLiteStore(folder / "agent.db") as store:
+        await Sink(store, SystemClock(), SystemChance(), "me").open(session="s")
+        folder.rename(tmp_path / "there")
+    async with SQLiteStore(tmp_path / "there" / "agent.db") as store:
+        assert [row.session for row in await store.sessions()] == ["s"]
 
 
 @pytest.mark.parametrize("what", ["replaced", "moved", "removed"])

@@ -231,10 +231,38 @@ atexit.register(agent.close)
 print(agent.send("x", "s").status)
 """
 
+TWO_SIGNALS = """
+import os, signal, sys, threading, time
+from power_agent import Call, ScriptedModel, StatefulAgentLoop, tool
+from power_agent.errors import StoreClosed
+begun = threading.Event()
+@tool
+async def stubborn():
+    begun.set()
+    try:
+        await __import__("asyncio").sleep(60)
+    finally:
+        await __import__("asyncio").sleep(1)
+agent = StatefulAgentLoop(ScriptedModel([[Call("stubborn")]]), tools=[stubborn], store=sys.argv[1]).sync
+signal.signal(signal.SIGTERM, lambda *_: agent.close())
+def end():
+    begun.wait()
+    for _ in range(2):
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=end).start()
+try:
+    agent.send("x", "s")
+except StoreClosed:
+    print("closed")
+"""
 
-@pytest.mark.parametrize(("script", "says"), [(FORKED, "refused\nrefused\nrefused\n7 2\n"), (LEFT, "session.opened\n"), (AT_THE_END, "completed\n")])
+
+@pytest.mark.parametrize(("script", "says"), [(TWO_SIGNALS, "closed\n"), (FORKED, "refused\nrefused\nrefused\n7 2\n"), (LEFT, "session.opened\n"), (AT_THE_END, "completed\n")])
 def test_where_its_thread_is_gone_nobody_waits_for_it(tmp_path, script, says):
-    """In the child of a fork(), with an iterator that lives until Python ends, and closed when Python ends."""
+    """In the child of a fork(), with an iterator that lives until Python ends, closed when Python ends, and closed by the second of two signals while
+    the first one's closing is under way.
+    """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "agent.db")], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, says, "")
 

@@ -78,7 +78,7 @@ class SyncLoop:
         self._loop = loop
         self._home: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a handler of signals may close what is being closed
         self._pid: int | None = None
         self._entered = False
         self._closed = False

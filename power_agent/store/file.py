@@ -126,8 +126,11 @@ class Log(sqlite3.Connection):
         if not self.path:
             super().close()
             return
-        with translated(self.path), side_lock(self.path):
-            super().close()
+        with contextlib.ExitStack() as locked:
+            with contextlib.suppress(OSError):  # its folder is gone, or no descriptor is left: nobody else can come in there either
+                locked.enter_context(side_lock(self.path))
+            with translated(self.path):
+                super().close()
 
 
 class _Done:
