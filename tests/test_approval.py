@@ -321,7 +321,7 @@ async def test_the_deadline(make):
 
 async def test_a_decimal_is_a_time(make):
     """What is left of somebody's time may be one."""
-    async with make([PAY, "done"], tools=[Ledger().tool], policy=asking(seconds=Decimal(60))) as loop:
+    async with make([PAY, "done"], tools=[Ledger().tool], policy=asking(seconds=Decimal(60)), clock=HeldClock()) as loop:
         (call,) = (await loop.send("x", "s")).pending
         assert call.deadline == (await loop.history("s", kinds=["call.approval_asked"]))[0].at + 60_000
 
