@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -425,6 +426,30 @@ def test_a_retry_needs_no_second_decision(run):
     assert "power-agent resume doubted" in run("pending", "doubted").err
     found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}["doubted"]
     assert (found["standing"], found["commands"][0]) == ("interrupted", "power-agent resume doubted --agent MODULE:NAME")
+
+
+def test_what_a_tool_promised_is_resumed(run):
+    """Of a doubted call whose tool promised something a resume comes first; of one that did not a person's word does."""
+    with StatefulAgentLoop(ScriptedModel([[Call("pay")]]), tools=[tool(name="pay", recovery="keyed", seconds=0.05)(asyncio.Event().wait)], store="power-agent.db").sync as agent:
+        assert agent.send("x", "promised").status == "waiting"
+    for name, words in (("promised", ["resume", "retry", "result", "abort"]), ("doubted", ["retry", "result", "abort"])):
+        told = run("pending", name).err
+        assert [word for word in told.split() if word in {"resume", "retry", "result", "abort"}] == words
+
+
+def test_a_closed_session_that_changed_hands_is_closed(run):
+    """Whoever claims it last: a fork that was to be erased with its tree, which was refused."""
+    with StatefulAgentLoop(ScriptedModel(["hi"]), store="power-agent.db").sync as agent:
+        agent.send("x", "over")
+        agent.close_session("over")
+
+    async def claimed() -> None:
+        async with StatefulAgentLoop(ScriptedModel([]), store="power-agent.db") as loop:
+            await loop._sink.release(await loop._sink.claim("over"))
+
+    asyncio.run(claimed())
+    found = {one["session"]: one for one in run("sessions", "--json").data["sessions"]}["over"]
+    assert (found["standing"], found["commands"]) == ("closed", [])
 
 
 def test_a_doubted_call_takes_a_result(run):

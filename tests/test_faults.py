@@ -114,6 +114,31 @@ async def test_what_nobody_knows_the_cost_of_counts_what_was_reserved(name):
             assert fold(events).spent.lost_tokens == (reserved if lost else 0)
 
 
+HIDDEN = {
+    "anthropic": [
+        {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 1_000, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "abc"}},
+    ],
+    "openai-responses": [
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress", "model": "m"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "reasoning", "id": "rs", "summary": []}},
+    ],
+}
+"""How an answer begins of which nothing is shown."""
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+async def test_what_was_thought_in_secret_counts(name):
+    """An error behind the beginning of an answer may have cost something, though nobody was shown anything; one behind the opening words has not."""
+    vendor = VENDORS[name]
+    error = in_stream(vendor, vendor.trouble["overloaded"])
+    for pieces, lost in ((HIDDEN[name][:1], False), (HIDDEN[name], True)):
+        said = b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in pieces)
+        _, events = await went(vendor, True, "httpx", saying(head(media_type=vendor.server.media_type) + said + error))
+        assert [one.lost for one in failures(events)] == [lost]
+
+
 @pytest.mark.parametrize("name", VENDORS)
 async def test_every_status_with_every_wait(name):
     """`Retry-After` in seconds, as a date, absurd, negative or nonsense: honoured and bounded where another attempt may help."""

@@ -11,7 +11,7 @@ import story
 from processes import PATIENCE_SECONDS
 from shelf import everything, sink_of
 
-from power_agent import Approve, Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, Text, ToolContext, Unknown, context, fold, tool
+from power_agent import Approve, Call, Limits, Result, ScriptedModel, SQLiteStore, StatefulAgentLoop, Text, ToolContext, Unknown, Usage, context, fold, tool
 from power_agent import events as e
 from power_agent import settling as settled
 from power_agent.errors import ModelError, SessionErased, SessionNotFound
@@ -371,6 +371,23 @@ async def test_texts_that_are_no_text(tmp_path: Path):
         assert RAN == [ODD, ODD]
     same = await replayed(tmp_path / "a.db", tools=[echo], policy=policy)
     assert (same.requests, same.divergence) == (4, None)
+
+
+async def test_what_a_lost_request_may_have_used(tmp_path: Path):
+    """It counted against a limit then, and is not played again: that is said, and is no difference."""
+
+    def say(request: ModelRequest) -> Any:
+        if request.replies == 0:
+            raise ModelError("the connection was reset", retryable=True)
+        return Answer(calls=[Call("look", {"place": "home"})], usage=Usage(400, 100)) if request.replies == 1 else "done"
+
+    limits = Limits(max_tokens_per_turn=8_500)
+    async with agent(tmp_path / "a.db", say, limits=limits) as loop:
+        result = await loop.send("go", "s")
+        assert (result.status, result.reason) == ("limit", "max_tokens_per_turn")
+    same = await replayed(tmp_path / "a.db", limits=limits)
+    assert same.divergence is None
+    assert ["may have used" in one for one in same.left_out] == [True]
 
 
 async def test_a_tool_is_never_even_looked_for(tmp_path: Path):

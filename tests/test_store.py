@@ -509,6 +509,19 @@ def put_aside(folder):
         (folder / name).rename(folder / f"old-{name}")
 
 
+async def test_to_look_a_session_up_waits_for_no_writer(tmp_path):
+    """Not for one who holds the file for long, either where a lease is longer than one's own."""
+    path = tmp_path / "agent.db"
+    async with SQLiteStore(path) as store:
+        await Sink(store, SystemClock(), SystemChance(), "me").open(session="s")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("UPDATE session SET deadline = deadline + 600000")
+            other.execute("BEGIN IMMEDIATE")
+            async with asyncio.timeout(5):
+                assert (await store.find("s")).owner == "me"
+            other.execute("ROLLBACK")
+
+
 async def test_closed_when_its_folder_is_gone(tmp_path):
     """What was acknowledged went along with the folder; to close is no error, and leaves no connection behind."""
     folder = tmp_path / "here"

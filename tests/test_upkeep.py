@@ -348,6 +348,47 @@ async def test_a_branch_that_somebody_else_erases(monkeypatch):
         await verified(loop)
 
 
+async def test_a_fork_that_is_made_meanwhile():
+    """It goes with the tree: what it shares is being destroyed."""
+    async with make() as loop:
+        await loop.send("x", "s")
+        for name in ("a", "b"):
+            await loop.fork("s", session_id_new=name)
+        making = list[asyncio.Task]()
+
+        def heard(kept):
+            if not making:
+                making.append(asyncio.ensure_future(loop.fork("s", session_id_new="late")))
+
+        loop.listen(heard, e.SessionErased)
+        await loop.erase("s", forks="erase")
+        assert await making[0] == "late"
+        assert {row.session: row.erased for row in await loop.sessions()} == dict.fromkeys(("a", "b", "late", "s"), True)
+        await verified(loop)
+
+
+async def test_an_input_that_came_while_an_erasure_was_tried(monkeypatch):
+    """It was left behind somebody who then gave up: it has its turn all the same."""
+    async with make() as loop:
+        await loop.send("x", "s")
+        await loop.fork("s", session_id_new="busy")
+        claim = loop._sink.claim
+
+        async def meanwhile(name: str, *more):
+            if name == "busy":
+                assert (await loop.send("hello", "s", when_busy="queue", wait=False)).status == "waiting"
+                raise SessionBusy("Somebody works on it.", session=name, owner="them", deadline=0)
+            return await claim(name, *more)
+
+        monkeypatch.setattr(loop._sink, "claim", meanwhile)
+        with pytest.raises(SessionBusy):
+            await loop.erase("s", forks="erase")
+        async with asyncio.timeout(20):
+            while (await loop.state("s")).turns < 2 or (await loop.state("s")).turn:
+                await asyncio.sleep(0.01)
+        assert not any(row.erased for row in await loop.sessions())
+
+
 async def test_a_past_that_was_forked_again_and_again():
     """However long the line of forks is."""
     async with make() as loop:

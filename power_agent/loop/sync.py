@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from power_agent.errors import InvalidInput, StoreClosed, StoreError, StoreForked
 from power_agent.limits import STOP_SECONDS
 from power_agent.loop.agent import StatefulAgentLoop
-from power_agent.loop.work import closed
+from power_agent.loop.work import closed, closed_before
 from power_agent.ports import Tip
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class SyncLoop:
             answer.set_result(task.result())
 
     def _was_closed(self) -> StoreClosed:
-        return StoreClosed("The loop was closed before this was over.", path=self._path, hint="An open turn stays open: resume it in a loop that is opened anew.")
+        return closed_before("this", self._path)
 
     send = _blocking(StatefulAgentLoop.send)
     resume = _blocking(StatefulAgentLoop.resume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal
 
@@ -167,13 +167,25 @@ class Upkeep:
             if (await self._sink.row(one)).deadline == 0:
                 _check_no_turn(await self._sink.look(one))
         async with AsyncExitStack() as held:
-            ours = list[str]()
-            for one in whole:  # all of them before the first: what is refused has destroyed nothing
-                with contextlib.suppress(SessionErased):  # by somebody else, meanwhile
-                    await held.enter_async_context(self._between_turns(one))
-                    ours.append(one)
-            for one in reversed(ours):
-                await self._erased(one, reason, by)
+            ours = await self._held(held, whole)  # all of them before the first is erased: what is refused has destroyed nothing
+            while ours:
+                try:
+                    await self._erased(ours[-1], reason, by)
+                except HasForks:
+                    if forks != "erase":
+                        raise
+                    ours += await self._held(held, [row.session for row in await self.forks(ours[-1])])  # made meanwhile
+                else:
+                    ours.pop()
+
+    async def _held(self, held: AsyncExitStack, names: Iterable[str]) -> list[str]:
+        """Own sessions until that stack is left; return those that nobody else has erased meanwhile."""
+        ours = list[str]()
+        for name in names:
+            with contextlib.suppress(SessionErased):
+                await held.enter_async_context(self._between_turns(name))
+                ours.append(name)
+        return ours
 
     @asynccontextmanager
     async def _between_turns(self, name: str) -> AsyncIterator[None]:

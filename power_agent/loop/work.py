@@ -145,6 +145,11 @@ def closed() -> StoreClosed:
     return StoreClosed("The loop was closed.", hint="A loop is not opened again: make a new one.", path="")
 
 
+def closed_before(what: str, path: str = "") -> StoreClosed:
+    """Return what is told to those who were waiting when the loop was closed: they were not cancelled themselves."""
+    return StoreClosed(f"The loop was closed before {what} was over.", path=path, hint="An open turn stays open: resume it in a loop that is opened anew.")
+
+
 class Desk:
     """Which sessions are worked on here. Two coroutines of one owner must not work on the same one."""
 
@@ -175,8 +180,8 @@ class Desk:
 
     @staticmethod
     def closed(name: str) -> StoreClosed:
-        """Return what everybody is told who was waiting when the loop was closed: they were not cancelled themselves."""
-        return StoreClosed(f"The loop was closed before the work on session {name!r} was over.", path="", hint="An open turn stays open: resume it in a loop that is opened anew.")
+        """Return what is told to those who waited for the work on a session."""
+        return closed_before(f"the work on session {name!r}")
 
     def working(self, name: str) -> Work | None:
         """Return the work on a session, if there is one here."""

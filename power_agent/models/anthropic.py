@@ -257,6 +257,11 @@ class AnthropicReading:
         self._done = False
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of an answer came."""
+        return bool(self._blocks)
+
+    @property
     def done(self) -> bool:
         """Whether the provider said that the message was whole."""
         return self._done

@@ -52,6 +52,11 @@ class Reading(Protocol):
         ...
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of an answer came, shown or not: an error behind it may have cost something."""
+        ...
+
+    @property
     def done(self) -> bool:
         """Whether the provider said that this was the whole answer."""
         ...

@@ -234,6 +234,11 @@ class GeminiReading:
         self._model: str | None = None
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of an answer came."""
+        return bool(self._parts or self._growing)
+
+    @property
     def done(self) -> bool:
         """Whether the provider said why it ended."""
         return bool(self._reason or self._blocked)

@@ -174,16 +174,10 @@ class HTTPModel:
             if framing != "whole" and incoming.kind == "application/json":  # it does not stream, whatever it was asked
                 framing = "whole"
             reading = self._format.read(request, stream=framing != "whole")
-            heard = list[bool]()
-
-            def tell(kind: str, text: str) -> None:
-                heard[:] = [True]
-                glimpse(kind, text)
-
             try:
-                return await self._read(incoming, framing, reading, tell)
+                return await self._read(incoming, framing, reading, glimpse)
             except ModelError as error:
-                error.unspent = error.unspent and not heard
+                error.unspent = error.unspent and not reading.begun
                 raise self._timed(error, incoming) from None
 
     def _priced(self, reply: ModelReply) -> ModelReply:

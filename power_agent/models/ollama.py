@@ -148,6 +148,11 @@ class OllamaReading:
         self._model: str | None = None
         self.done = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer came."""
+        return any(self._text) or any(self._thoughts) or bool(self._calls)
+
     def take(self, data: Any, event: str = "") -> Iterable[Piece]:  # noqa: ARG002  lines have no names
         """Take a line."""
         if not isinstance(data, dict):

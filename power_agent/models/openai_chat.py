@@ -217,6 +217,11 @@ class ChatReading:
         self._model: str | None = None
         self.done = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer came."""
+        return any(self._text) or any(self._refusal) or bool(self._thoughts or self._kept or self._slots)
+
     def take(self, data: Any, event: str = "") -> Iterable[Piece]:
         """Take a chunk, or a whole body."""
         if data == "[DONE]":

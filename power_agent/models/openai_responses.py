@@ -189,6 +189,11 @@ class ResponsesReading:
         self._done = False
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of an answer came."""
+        return bool(self._items)
+
+    @property
     def done(self) -> bool:
         """Whether the provider said that the response had ended."""
         return self._done

@@ -127,7 +127,7 @@ class Log(sqlite3.Connection):
             super().close()
             return
         with contextlib.ExitStack() as locked:
-            with contextlib.suppress(OSError):  # its folder is gone, or no descriptor is left: nobody else can come in there either
+            with contextlib.suppress(OSError):  # its folder is gone, or no descriptor is left; not closed here, it would be a moment later, without the lock as well
                 locked.enter_context(side_lock(self.path))
             with translated(self.path):
                 super().close()

@@ -98,7 +98,7 @@ class SQLiteStore:
         if self._writer is None and self._key:
             raise errors.StoreClosed(f"{self._path} was closed.", hint="A loop is not opened again: make a new one. A store is, with `async with`.", path=self._path)
         if self._writer is None:
-            raise errors.StoreClosed(f"{self._path} {'was closed' if self._key else 'is not open'}.", path=self._path)
+            raise errors.StoreClosed(f"{self._path} is not open.", path=self._path)
         return self._writer
 
     def append(self, request: Append) -> asyncio.Future[Kept]:
