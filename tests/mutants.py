@@ -350,6 +350,13 @@ MUTANTS = (
     Mutant("one more a minute", "models/pace.py", "len(self._bookings) >= self._requests:", "len(self._bookings) > self._requests:", "failover"),
     Mutant("judged for every place", "drive/calls.py", "            if full and name in self.placeless:\n", "            if False:\n", "loop"),
     Mutant("not judged without a place", "drive/calls.py", "            if full and name in self.placeless:\n", "            if full:\n", "loop"),
+    Mutant("approved after its deadline", "settling.py", "call.deadline <= now:", "False:", "approval"),
+    Mutant("a message that is sent again and never taken", "loop/intake.py", "        if idle and not number and state.turn is None:\n", "        if False:\n", "concurrency"),
+    Mutant("a cancelled resume that takes more", "drive/steps.py", ' and self.state.last.status == "limit"', "", "concurrency"),
+    Mutant("another log than was remembered", "sink.py", "            if not records or records[0].hash != tip:\n", "            if not records:\n", "sink"),
+    Mutant("a fork that answers only for itself", "store/sqlite.py", "None if session is not None else Past()  #", "Past()  #", "damage"),
+    Mutant("what was thought in secret is free", "models/anthropic.py", "        return bool(self._blocks)\n", "        return False\n", "faults"),
+    Mutant("a provider that answers a cancelled turn", "drive/questions.py", "                    if self._ledger.kept is not known:\n", "                    if False:\n", "surroundings"),
     Mutant("a place not given back", "models/pace.py", "                self._bookings.remove(booking)\n", "                pass\n", "failover"),
     Mutant(
         "an unknown price is nothing", "drive/attempts.py", "    return None if price is None else price(usage)\n", "    return 0 if price is None else price(usage)\n", "prices"

@@ -562,7 +562,7 @@ async def test_a_look_behind_a_backup_that_was_put_back(tmp_path, further):
             copy.backup(file)
         back = await ours.load("alice")
         for _ in range(further):
-            back = await ours.record(back, [note()])
+            back = await ours.record(back, [said("something else")])
         assert await ours.look("alice") == await ours.load("alice") == back
         assert back.seq == 1 + further
 
