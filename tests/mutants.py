@@ -356,7 +356,13 @@ MUTANTS = (
     Mutant("another log than was remembered", "sink.py", "            if not records or records[0].hash != tip:\n", "            if not records:\n", "sink"),
     Mutant("a fork that answers only for itself", "store/sqlite.py", "None if session is not None else Past()  #", "Past()  #", "damage"),
     Mutant("what was thought in secret is free", "models/anthropic.py", "        return bool(self._blocks)\n", "        return False\n", "faults"),
-    Mutant("a provider that answers a cancelled turn", "drive/questions.py", "                    if self._ledger.kept is not known:\n", "                    if False:\n", "surroundings"),
+    Mutant(
+        "a provider that answers a cancelled turn",
+        "drive/questions.py",
+        "                    if self._ledger.kept is not known:\n",
+        "                    if False:\n",
+        "surroundings",
+    ),
     Mutant("a place not given back", "models/pace.py", "                self._bookings.remove(booking)\n", "                pass\n", "failover"),
     Mutant(
         "an unknown price is nothing", "drive/attempts.py", "    return None if price is None else price(usage)\n", "    return 0 if price is None else price(usage)\n", "prices"
@@ -372,7 +378,7 @@ MUTANTS = (
         "prices",
     ),
     Mutant("a broken answer is free", "state/folding.py", "state.spent.lost(request) if event.lost else state.spent", "state.spent", "state budgets faults"),
-    Mutant("half an answer is a refusal", "models/http.py", "error.unspent = error.unspent and not heard", "pass", "faults"),
+    Mutant("half an answer is a refusal", "models/http.py", "error.unspent = error.unspent and not reading.begun", "pass", "faults"),
     Mutant("whatever failed was refused", "drive/attempts.py", "lost=not error.unspent", "lost=False", "budgets faults"),
     Mutant("a summary beyond the limit", "drive/summaries.py", "            self._check_limits()\n", "            pass\n", "budgets"),
     Mutant("uncounted and free", "drive/attempts.py", "if request is not None and self._counts_money else None", "if False else None", "prices"),

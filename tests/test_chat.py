@@ -529,8 +529,8 @@ def test_commands_that_change(desk):
             pane.ready()
         first = kinds(desk)
         pane.say("/undo")
-        undone = re.findall(r"Now in ([0-9a-f]{20}), a branch of ([0-9a-f]{20}) at event (\d+)", " ".join(pane.until("Now in").split()))[0]
-        pane.ready()
+        pane.until("Now in")
+        undone = re.findall(r"Now in ([0-9a-f]{20}), a branch of ([0-9a-f]{20}) at event (\d+)", " ".join(pane.ready().split()))[0]
         pane.say("three")
         pane.until("You said: three")
         pane.ready()
@@ -608,7 +608,7 @@ def test_commands_of_other_packages(desk):
     with chat(desk, PYTHONPATH=f"{Path(__file__).parent.parent}:{desk}") as pane:
         pane.ready()
         pane.say("/help")
-        assert "/greet" in pane.until("from mine")
+        assert "/greet" in pane.until("from mine", 2)
         pane.ready()
         pane.say("/undo")
         assert "not ours" not in pane.until("Nothing was said here yet.")
