@@ -314,7 +314,9 @@ async def test_a_lost_lease_ends_the_command(root, tmp_path):
             assert [call.state for call in result.pending] == ["doubted"]
             assert gone(*pids)
             doubted = [kept.event.reason for kept in await other.history("s") if kept.kind == "call.doubted"]
-            assert doubted == ["It was found started, and its outcome was not recorded. Nothing that it started is running here any more, as far as this user can see."]
+            assert len(doubted) == 1
+            assert doubted[0].startswith("It was found started, and its outcome was not recorded. ")  # and perhaps its task is still at its end
+            assert doubted[0].endswith("Nothing that it started is running here any more, as far as this user can see.")
         await asyncio.wait([turn])
         assert turn.exception() is not None
 
