@@ -348,6 +348,26 @@ async def test_a_branch_that_somebody_else_erases(monkeypatch):
         await verified(loop)
 
 
+async def test_a_session_that_is_erased_by_who_took_it_over(monkeypatch):
+    """Who was stopped past the lease, in the middle of erasing, finds that it was done."""
+    async with make() as loop:
+        await loop.send("x", "s")
+        look = loop._sink.look
+
+        async def late(name: str):
+            state = await look(name)
+            if (await loop.store.find(name)).deadline:  # it was claimed
+                monkeypatch.setattr(loop._sink, "look", look)
+                await loop._sink.erase(state, "by somebody else")
+                return await look(name)
+            return state
+
+        monkeypatch.setattr(loop._sink, "look", late)
+        await loop.erase("s")
+        assert [kept.event.reason for kept in await loop.history("s", kinds=["session.erased"])] == ["by somebody else"]
+        await verified(loop)
+
+
 async def test_a_fork_that_is_made_meanwhile():
     """It goes with the tree: what it shares is being destroyed."""
     async with make() as loop:

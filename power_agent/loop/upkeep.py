@@ -201,8 +201,11 @@ class Upkeep:
     async def _erased(self, name: str, reason: str, by: str | None) -> None:
         """Destroy the contents of a session that is ours."""
         while True:
+            state = await self._sink.look(name)
+            if state.erased:  # by who took it over when we were late
+                return
             try:
-                await self._sink.erase(await self._sink.look(name), reason, by)
+                await self._sink.erase(state, reason, by)
             except HeadMoved:  # somebody added a fact meanwhile: look again
                 continue
             return
