@@ -29,6 +29,7 @@ from power_agent.errors import PowerAgentError, StoreDamaged, StoreForeign, Stor
 from power_agent.messages import Attachment, Call
 from power_agent.sink import Sink
 from power_agent.state import freeze
+from power_agent.store.migrate import migrations
 
 FLIPS = 300
 WAL_FLIPS = 60
@@ -188,6 +189,20 @@ async def test_a_flipped_bit_in_the_header_is_never_misread(sound: Sound, tmp_pa
     assert misread == []
 
 
+async def test_a_flipped_bit_in_a_page_header_is_never_misread(sound: Sound, tmp_path: Path):
+    """Where a page says how many rows it has and where they lie: what is read from the wrong place may be of any type."""
+    data, chance = sound.path.read_bytes(), random.Random(3)
+    misread = []
+    for page in range(4096, len(data), 4096):
+        for position in range(page, page + 12):
+            path, bit = tmp_path / f"{position}.db", chance.randrange(8) if position % 4096 > 5 else 7
+            path.write_bytes(with_bit_flipped(data, position, bit))
+            became = await outcome(path, sound.original)
+            if became not in GOOD:
+                misread.append((position, bit, became))
+    assert misread == []
+
+
 async def test_a_truncated_file_is_never_misread(sound: Sound, tmp_path: Path):
     """Cut at every page and at odd lengths between: never read as another history."""
     data, chance = sound.path.read_bytes(), random.Random(2)
@@ -313,9 +328,9 @@ async def test_a_tampered_blob_is_not_handed_out(copy: Path):
 
 
 def made(kind: str) -> list[str]:
-    sql = next((Path(__file__).parent.parent / "migrations" / "sqlite").glob("0001_*.sql")).read_text(encoding="utf-8")
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(sql)
+        for _, sql in migrations():
+            db.executescript(sql)
         return [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = ? AND name NOT LIKE 'sqlite_%'", (kind,))]
 
 

@@ -34,7 +34,8 @@ def check_file(db: Log) -> list[str]:
     strays = "SELECT count(*) FROM event WHERE session NOT IN (SELECT id FROM session)"
     if count := db.execute(strays).fetchone()[0]:
         wrong.append(f"{count} events belong to no session.")
-    wrong += [f"The blob {name.hex()} has other content than its name says." for name, content in db.execute("SELECT hash, content FROM blob") if sha256(content).digest() != name]
+    blobs = "SELECT lower(hex(hash)), coalesce(CAST(content AS BLOB), x'') FROM blob"  # a damaged one may be of any type
+    wrong += [f"The blob {name} has other content than its name says." for name, content in db.execute(blobs) if sha256(content).hexdigest() != name]
     disorder = "SELECT count(*) FROM event JOIN event AS next ON next.session = event.session AND next.seq = event.seq + 1 WHERE next.pos <= event.pos"
     if disordered := db.execute(disorder).fetchone()[0]:
         wrong.append(f"{disordered} events stand before the one they follow.")
