@@ -217,3 +217,22 @@ def test_the_story_has_it_all(told):
     assert kinds.count("context.compacted") == 1
     assert kinds.count("session.opened") == 2
     assert any(fact.body.get("cut") for fact in told.facts)
+
+
+async def test_every_cut_is_found(told, empty, tmp_path):
+    """Who lists what is unfinished finds the session behind every event but those at which it is at rest, and no branch that nobody touched."""
+    found_at = {}
+    for n in range(1, len(told.facts) + 1):
+        async with story.agent(cut(told, empty, tmp_path / f"{n}.db", n), told.world) as loop:
+            found = [row.session for row in await loop.sessions(unfinished=True)]
+            left = list[str]()
+            for row in await loop.sessions():
+                state = await loop.state(row.session)
+                touched = row.parent is None or any(kept.kind not in {"session.opened", "owner.changed"} for kept in await loop.history(row.session, after=row.base))
+                if touched and (state.turn is not None or (state.inputs and not state.parked and not state.closed)):
+                    left.append(row.session)
+        assert found == left, f"behind event {n}"
+        found_at[n] = found
+    assert {SESSION in found for found in found_at.values()} == {True, False}
+    assert any(SESSION + story.FORK in found for found in found_at.values())
+    assert found_at[len(told.facts)] == []

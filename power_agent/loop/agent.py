@@ -519,9 +519,12 @@ class StatefulAgentLoop:
         today, config = self._executor, self._config()
         return await replay(self._store, _checked(session_id), model=self._model.name, tools=self._tools, executor=today, guards=self._guards, config=config, outputs=self._outputs)
 
-    async def sessions(self, *, after: str = "", limit: int = 1_000) -> list[SessionRow]:
-        """List sessions by id."""
-        return await self._store.sessions(after=after, limit=_number(limit, "limit"))
+    async def sessions(self, *, after: str = "", limit: int = 1_000, unfinished: bool = False) -> list[SessionRow]:
+        """List sessions by id; with `unfinished` only those that nobody works on though a turn is open or input waits for one: what a
+        service resumes when it starts.
+        """
+        most = _number(limit, "limit")
+        return await self._intake.unfinished(after, most) if unfinished else await self._store.sessions(after=after, limit=most)
 
     async def verify(self, session_id: str | None = None, *, tip: Tip | None = None) -> AsyncIterator[str]:
         """Recompute every hash and every move; yields a sentence for each thing that is wrong.

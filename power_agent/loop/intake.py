@@ -38,6 +38,7 @@ from power_agent.errors import (
 from power_agent.givens import name_of
 from power_agent.guards import Guards, Incoming, settled
 from power_agent.limits import LOOK_SECONDS, MAX_UPLOAD_BYTES
+from power_agent.loop.upkeep import PAGE
 from power_agent.loop.work import Desk, Work
 from power_agent.machine import Wait, decide
 from power_agent.messages import Attachment, ContentPart, OutputShape, Text
@@ -261,6 +262,20 @@ class Intake:
             await self._sink.release(state)
             return await self._between_turns(name)
         return state
+
+    # -- what was left -------------------------------------------------------------------------------------------------
+
+    async def unfinished(self, after: str, limit: int) -> list[SessionRow]:
+        """List sessions with an open turn, or with input that the next turn takes, on which nobody who may be alive works."""
+        found = list[SessionRow]()
+        while len(found) < limit and (rows := await self._store.sessions(after=after, limit=PAGE, unfinished=True)):
+            after = rows[-1].session
+            found += [row for row in rows if not self._held(row) and self._desk.working(row.session) is None and await self._is_left(row.session)]
+        return found[:limit]
+
+    async def _is_left(self, name: str) -> bool:
+        state = await self._sink.load(name)
+        return state.turn is not None or self._is_due(state)
 
     # -- where somebody else is at work --------------------------------------------------------------------------------
 

@@ -166,8 +166,10 @@ class Store(Protocol):
         """Look a session up."""
         ...
 
-    async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None) -> list[SessionRow]:
-        """List sessions by id; with `parent` only its forks."""
+    async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None, unfinished: bool = False) -> list[SessionRow]:
+        """List sessions by id; with `parent` only its forks. `unfinished` may leave out those that hold no open turn and no input that
+        waits; which ones do, their states say.
+        """
         ...
 
     async def find_key(self, session: str, key: str) -> int | None:

@@ -17,6 +17,10 @@ DIGEST = re.compile("[0-9a-f]{64}")
 ROW = """SELECT session.name, session.head, session.tip, session.epoch, session.owner, session.deadline, session.erased, up.name, session.base
 FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
+UNFINISHED = """AND session.erased = 0 AND (
+    (SELECT kind FROM event WHERE session = session.id AND kind >= 10 ORDER BY seq DESC LIMIT 1) <> 12
+    OR (SELECT kind FROM event WHERE session = session.id AND kind IN (10, 11) ORDER BY seq DESC LIMIT 1) = 10) """
+"""Something happened since the last end of a turn, or was said since the last start of one."""
 FROM_AHEAD = "SELECT 1 FROM event JOIN session ON session.id = event.session WHERE session.name = ? AND seq = session.head AND at > ?"
 
 
@@ -32,10 +36,11 @@ def find(db: Log, session: str, clock: Clock, lease_ms: int) -> SessionRow | Non
     return found._replace(deadline=until)
 
 
-def sessions(db: Log, after: str, limit: int, parent: str | None) -> list[SessionRow]:
-    """List sessions by id; with `parent` only its forks."""
+def sessions(db: Log, after: str, limit: int, parent: str | None, unfinished: bool) -> list[SessionRow]:
+    """List sessions by id; with `parent` only its forks, with `unfinished` without those that are seen to be at rest."""
     forks, which = ("AND up.name = ? ", (parent,)) if parent is not None else ("", ())
-    return [_row(row) for row in db.execute(f"{ROW}WHERE session.name > ? {forks}ORDER BY session.name LIMIT ?", (after, *which, limit))]
+    left = UNFINISHED if unfinished else ""
+    return [_row(row) for row in db.execute(f"{ROW}WHERE session.name > ? {forks}{left}ORDER BY session.name LIMIT ?", (after, *which, limit))]
 
 
 def _row(row: tuple[Any, ...]) -> SessionRow:

@@ -143,9 +143,9 @@ class SQLiteStore:
         """Look a session up."""
         return await self._opened().run(reading.find, session, self._clock, self._shortest_ms)
 
-    async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None) -> list[SessionRow]:
-        """List sessions by id; with `parent` only its forks."""
-        return await self._opened().run(reading.sessions, after, limit, parent)
+    async def sessions(self, *, after: str = "", limit: int = 1000, parent: str | None = None, unfinished: bool = False) -> list[SessionRow]:
+        """List sessions by id; with `parent` only its forks, `unfinished` without those that their last events show to be at rest."""
+        return await self._opened().run(reading.sessions, after, limit, parent, unfinished)
 
     async def find_key(self, session: str, key: str) -> int | None:
         """Return the seq of the input that has this key."""

@@ -1,0 +1,144 @@
+"""What a service finds to resume when it starts: open turns and waiting inputs that nobody works on, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from power_agent import Limits, ScriptedModel, StatefulAgentLoop, tool
+from power_agent.errors import InvalidInput
+from power_agent.events import NoteAdded
+from power_agent.messages import Call
+from power_agent.policy import Ask
+from power_agent.store import reading
+
+
+@tool
+async def pay(euros: int) -> str:
+    """Pay."""
+    await asyncio.sleep(0 if euros < 100 else 1000)
+    return "paid"
+
+
+@tool(recovery="rerun")
+async def rest() -> str:
+    """Rest, which may be done twice."""
+    await asyncio.sleep(1000)
+    return "rested"
+
+
+def agent(path, *answers, **more) -> StatefulAgentLoop:
+    return StatefulAgentLoop(ScriptedModel(list(answers) or ["Done."]), tools=[pay, rest], store=path, **more)
+
+
+async def unfinished(loop, **more) -> list[str]:
+    return [row.session for row in await loop.sessions(unfinished=True, **more)]
+
+
+async def under_way(loop, session) -> bool:
+    """Say whether a call of a session has started."""
+    return any(row.session == session for row in await loop.sessions()) and any(call.state == "started" for call in await loop.pending(session))
+
+
+async def interrupted(loop, session, text="go") -> None:
+    """Begin a turn and leave in the middle of its call."""
+    turn = asyncio.create_task(loop.send(text, session))
+    while not await under_way(loop, session):
+        await asyncio.sleep(0.01)
+    turn.cancel()
+    await asyncio.wait([turn])
+
+
+async def test_what_is_left_is_listed_and_goes_on(tmp_path):
+    """An interrupted turn, one that waits for a person, one whose process left: all are there, and gone when they ended."""
+    async with agent(tmp_path / "a.db") as loop:
+        assert await unfinished(loop) == []
+        assert (await loop.send("hello", "rests")).status == "completed"
+    async with agent(tmp_path / "a.db", [Call("pay", {"euros": 100})]) as loop:
+        await interrupted(loop, "interrupted")
+    async with agent(tmp_path / "a.db", [Call("pay", {"euros": 1})], policy=lambda call: Ask("May I?")) as loop:
+        assert (await loop.send("pay", "waits")).status == "waiting"
+        assert await unfinished(loop) == ["interrupted", "waits"]
+        assert await unfinished(loop, limit=1) == ["interrupted"]
+        assert await unfinished(loop, after="interrupted") == ["waits"]
+        assert await unfinished(loop, after="waits") == []
+    async with agent(tmp_path / "a.db") as loop:
+        await loop.abort_pending("interrupted", reason="no")
+        assert await unfinished(loop) == ["waits"]
+        for row in await loop.sessions(unfinished=True):
+            assert (await loop.resume(row.session)).status == "waiting"
+        await loop.cancel("waits")
+        await loop.resume("waits")
+        assert await unfinished(loop) == []
+
+
+async def test_what_somebody_works_on_is_not(tmp_path):
+    """Neither in this loop nor in another one, as long as its lease holds; when its owner left, it is."""
+    async with agent(tmp_path / "a.db", [Call("pay", {"euros": 100})]) as loop, agent(tmp_path / "a.db") as other:
+        turn = asyncio.create_task(loop.send("go", "busy"))
+        while not await under_way(loop, "busy"):
+            await asyncio.sleep(0.01)
+        assert await unfinished(loop) == []
+        assert await unfinished(other) == []
+        turn.cancel()
+        await asyncio.wait([turn])
+        assert await unfinished(loop) == await unfinished(other) == ["busy"]
+
+
+async def test_what_was_put_aside_is_not(tmp_path):
+    """Inputs behind a cancelled turn wait until somebody resumes; nothing goes on in a session that was closed, or erased."""
+    async with agent(tmp_path / "a.db", [Call("rest", {})], "Done.") as loop:
+        turn = asyncio.create_task(loop.send("go", "s"))
+        while not await under_way(loop, "s"):
+            await asyncio.sleep(0.01)
+        behind = asyncio.create_task(loop.send("and then?", "s", when_busy="queue"))
+        while not (await loop.state("s")).inputs:
+            await asyncio.sleep(0.01)
+        await loop.cancel("s")
+        await asyncio.wait([turn, behind])
+        assert (await loop.state("s")).inputs
+        assert await unfinished(loop) == []
+        await loop.close_session("s", abort=True)
+        assert await unfinished(loop) == []
+        await loop.erase("s")
+        assert await unfinished(loop) == []
+
+
+async def test_a_limit_is_an_end(tmp_path):
+    """A turn that came to its limit has ended: only who raised it resumes."""
+    async with agent(tmp_path / "a.db", *([Call("pay", {"euros": 1})] for _ in range(5)), limits=Limits(max_rounds_per_turn=2)) as loop:
+        assert (await loop.send("pay", "s")).status == "limit"
+        assert await unfinished(loop) == []
+
+
+async def test_many_at_rest_cost_little(tmp_path):
+    """A session at rest is told from its last events: their bodies are not read, and no state is folded."""
+    async with agent(tmp_path / "a.db", "Done.") as loop:
+        for number in range(40):
+            await loop.send("hello", f"s{number}")
+        loaded = []
+        load = loop._sink.load
+        loop._sink.load = lambda name, **more: loaded.append(name) or load(name, **more)
+        assert await unfinished(loop) == []
+        assert loaded == []
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {reading.ROW}WHERE session.name > ? {reading.UNFINISHED}ORDER BY session.name LIMIT 10", ("",))]
+    assert [step for step in plan if step.startswith("SCAN")] == []
+    db.close()
+
+
+async def test_pages_of_what_is_at_rest_are_no_end(tmp_path, monkeypatch):
+    """However many sessions look unfinished and are not, those behind them are found."""
+    monkeypatch.setattr("power_agent.loop.intake.PAGE", 2)
+    async with agent(tmp_path / "a.db", "Done.", [Call("pay", {"euros": 100})]) as loop:
+        await loop.send("hello", "z")
+        for number in range(7):
+            await loop.send("hello", f"a{number}")
+            await loop._sink.record(await loop._sink.claim(f"a{number}"), [NoteAdded(text="for later", why="test")], release=True)
+        await interrupted(loop, "z")
+        assert len(await loop.store.sessions(unfinished=True)) == 8
+        assert await unfinished(loop) == ["z"]
+        with pytest.raises(InvalidInput):
+            await loop.sessions(unfinished=True, limit=-1)
