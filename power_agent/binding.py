@@ -44,6 +44,13 @@ def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
                     yield text
 
 
+def beside(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str | None:
+    """Return the digest of what will run though nobody is asked about it, where the arguments do not say it all: of a tool that depends
+    on more, or that others made. Of any other the log knows everything, and nothing has to be compared.
+    """
+    return digest_of(tool, made, bound) if getattr(tool, "binds", None) is not None or getattr(tool, "foreign", False) else None
+
+
 def digest_of(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str:
     """Return the digest of exactly what will run: the tool as it is described now, the arguments, and what they are bound to."""
     what = _written([tool.spec.name, tool.spec.description, tool.spec.parameters, made.arguments, *([] if bound == {} else [bound])])

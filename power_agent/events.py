@@ -268,7 +268,7 @@ class ModelAsked(Event):
     kind: ClassVar = "model.asked"
     code: ClassVar = 20
     turn: int
-    round: int
+    round: int = 1
     attempt: int = 1
     purpose: Purpose = "turn"
     model: str
@@ -282,11 +282,13 @@ class ModelAsked(Event):
 
 @word(kw_only=True)
 class ModelAnswered(Event):
-    """A whole answer. One event: a message is never kept without its calls. The cost is in 10⁻⁹ dollars, or unknown."""
+    """A whole answer. One event: a message is never kept without its calls. `model` answered, where that is not the one that was
+    asked. The cost is in 10⁻⁹ dollars, or unknown.
+    """
 
     kind: ClassVar = "model.answered"
     code: ClassVar = 21
-    round: int
+    round: int = 1
     attempt: int = 1
     parts: tuple[AnswerPart, ...]
     format: str | None = None
@@ -306,7 +308,7 @@ class ModelFailed(Event):
 
     kind: ClassVar = "model.failed"
     code: ClassVar = 22
-    round: int
+    round: int = 1
     attempt: int = 1
     failure: Failure
     retryable: bool = False
@@ -366,8 +368,9 @@ class CallDenied(CallEvent):
 
 @word(kw_only=True)
 class CallStarted(CallEvent):
-    """Intent, durable before the effect. `process` names what runs it where that can be proven dead later. `untrusted`: what it
-    returns may have been written by anybody.
+    """Intent, durable before the effect. `digest` covers exactly what will run, where a person was asked or the arguments do not say
+    it all. `process` names what runs it where that can be proven dead later. `untrusted`: what it returns may have been written by
+    anybody.
     """
 
     kind: ClassVar = "call.started"

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from pydantic import JsonValue
 
 from power_agent import events as e
-from power_agent.binding import bound_by, digest_of
+from power_agent.binding import beside, bound_by, digest_of
 from power_agent.chain import idempotency_key
 from power_agent.errors import BadArguments, ToolError
 from power_agent.failpoints import passing
@@ -116,22 +116,21 @@ class Executor:
         if tool is None:  # approved or doubted, and gone since
             return e.CallAborted(call=made.id, by="power_agent", reason=f"there is no tool {made.name} any more")
         bound = bound_by(tool, made, state)
-        digest = digest_of(tool, made, bound)
         if call.place == "doubted":
-            return self._again(state, call, tool, digest)
-        if call.place == "approved" and call.digest == digest:
-            return self._start(state, call, tool, digest)
+            return self._again(state, call, tool, bound)
+        if call.place == "approved" and call.digest == digest_of(tool, made, bound):
+            return self._start(state, call, tool, call.digest)
         verdict = UNBOUND if bound is None else self._verdict(wanted(state, call, bound))
         if call.place == "approved":
-            return self._ask_anew(state, call, tool, digest, verdict, now)
+            return self._ask_anew(state, call, tool, digest_of(tool, made, bound), verdict, now)
         if isinstance(verdict, Deny):
             return e.CallDenied(call=made.id, by=f"policy ({verdict.rule})", reason=verdict.reason)
         if tool.external:  # it waits for what happens outside, which no deadline undoes
             question, untrusted = verdict.question if isinstance(verdict, Ask) else None, _reads_untrusted(state, call, tool)
-            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest, question=question, external=True, untrusted=untrusted)
+            return e.CallApprovalAsked(call=made.id, rule="external", digest=digest_of(tool, made, bound), question=question, external=True, untrusted=untrusted)
         if isinstance(verdict, Ask):
-            return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest, question=verdict.question, deadline=_deadline(verdict, now))
-        return self._start(state, call, tool, digest)
+            return e.CallApprovalAsked(call=made.id, rule=verdict.rule, digest=digest_of(tool, made, bound), question=verdict.question, deadline=_deadline(verdict, now))
+        return self._start(state, call, tool, beside(tool, made, bound))
 
     def _tool(self, state: SessionState, call: CallState) -> Tool | None:
         """Return the tool that a call is for. What the turn did not begin with, no call can ask for."""
@@ -160,14 +159,16 @@ class Executor:
         meant = f"; power_agent.policy.{type(verdict).__name__} is one" if type(verdict).__name__ in {"Allow", "Ask", "Deny"} else ""
         return Deny(f"the policy answered {verdict!r}, which is no verdict{meant}", "policy failed")
 
-    def _again(self, state: SessionState, call: CallState, tool: Tool, digest: str) -> e.Event:
+    def _again(self, state: SessionState, call: CallState, tool: Tool, bound: Mapping[str, JsonValue] | None) -> e.Event:
         """Start a doubted call once more. What was approved must still be what would run; what no person allowed, the policy of today must let."""
         if call.permitted_by in NO_PERSON and (verdict := self.objection(state, call)) is not None:
             reason = verdict.reason if isinstance(verdict, Deny) else "a person would have to be asked"
             return e.CallAborted(call=call.call.id, by=f"policy ({verdict.rule})", reason=reason)
-        if call.rule is not None and call.digest != digest:
+        if call.rule is None:
+            return self._start(state, call, tool, beside(tool, call.call, bound))
+        if call.digest != digest_of(tool, call.call, bound):
             return e.CallAborted(call=call.call.id, by="power_agent", reason=f"{call.call.name} is not what was approved any more")
-        return self._start(state, call, tool, digest)
+        return self._start(state, call, tool, call.digest)
 
     def _wrong(self, state: SessionState, made: Call, tool: Tool | None) -> e.Failure | None:
         """Say what is wrong with a call as the model made it."""
@@ -187,7 +188,7 @@ class Executor:
             return e.Failure(code="unknown_secret", message=f"{error} {NOT_RUN}")
         return None
 
-    def _start(self, state: SessionState, call: CallState, tool: Tool, digest: str) -> e.CallStarted:
+    def _start(self, state: SessionState, call: CallState, tool: Tool, digest: str | None) -> e.CallStarted:
         key = idempotency_key(state.nonce, call.call.id)
         process = self._me if tool.threaded and self._me else None
         untrusted = _reads_untrusted(state, call, tool)
@@ -220,7 +221,7 @@ class Executor:
         tool = self._tools.get(made.name)
         if tool is None:
             return Done((lost(call, FOUND),))
-        if digest_of(tool, made, context.binds) != call.digest and not self._still_may(state, call, tool, context):
+        if call.digest is not None and digest_of(tool, made, context.binds) != call.digest and not self._still_may(state, call, tool, context):
             return failed(call, ToolError(CHANGED.format(tool=made.name), untouched=True))
         limit = tool.seconds or seconds
         timer = asyncio.timeout(limit)

@@ -18,7 +18,7 @@ from power_agent.messages import Message
 from power_agent.ports import ModelRequest
 from power_agent.tongue import writer
 
-_DIGEST_BYTES = 16
+_DIGEST_BYTES = 8
 
 
 class Prefix:

@@ -87,7 +87,7 @@ MUTANTS = (
         "recovery",
     ),
     Mutant("an unknown outcome said as failed", "executor.py", "        if unknown is not None:\n", "        if False:\n", "shelves tools"),
-    Mutant("a changed tool is called", "executor.py", "if digest_of(tool, made, context.binds) != call.digest and not", "if False and not", "shelves"),
+    Mutant("a changed tool is called", "executor.py", "if call.digest is not None and digest_of(tool, made, context.binds) != call.digest and not", "if False and not", "shelves"),
     Mutant("a shelf takes a name that is there", "tools/toolbox.py", "            found.setdefault(one.spec.name, one)\n", "            found[one.spec.name] = one\n", "shelves"),
     Mutant("a late tool runs unasked", "policy/manners.py", " or late(wanted.tool) or allow_all)", " or allow_all)", "shelves"),
     Mutant(

@@ -12,7 +12,7 @@ from test_cli import GOLDEN, shape
 
 from power_agent.bench import TINY, WORKLOADS, Bound, Figure, measure
 from power_agent.bench.figures import compared
-from power_agent.bench.scene import ANSWER, NOTES, PLAN, QUESTION, agent, bodies, talk
+from power_agent.bench.scene import NOTES, agent, bodies, talk
 from power_agent.cli.bench import table
 from power_agent.errors import InvalidInput
 
@@ -47,7 +47,8 @@ async def test_the_turn_is_what_is_said(tmp_path):
         commits = await bodies(loop, "s")
     assert kinds == ["input.received", "turn.started", "model.asked", "model.answered", "call.started", "call.succeeded", "model.asked", "model.answered", "turn.ended"]
     assert [len(commit) for commit in commits] == [3, 2, 2, 2]
-    assert 950 <= len(QUESTION + PLAN + NOTES + ANSWER) + 40 <= 1_050
+    said = [part["text"] for commit in (commits[0], commits[1], commits[3]) for part in json.loads(commit[0])["parts"] if "text" in part]
+    assert 950 <= len("".join(said) + NOTES) + 40 <= 1_050
 
 
 async def test_unknown_workload():

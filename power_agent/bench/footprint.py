@@ -11,7 +11,7 @@ from pathlib import Path
 from power_agent import events as e
 from power_agent.bench.apart import Apart
 from power_agent.bench.figures import Bound, Figure, alone, compared
-from power_agent.bench.scene import agent, talk
+from power_agent.bench.scene import ASKED, SENTENCES, agent, talk
 from power_agent.bench.size import Size
 from power_agent.bench.turns import sink_of
 from power_agent.messages import Call, Text, Usage
@@ -72,13 +72,18 @@ async def on_disk(folder: Path, size: Size, rounds: int) -> list[Figure]:  # noq
         await talk(loop, "written", 1)
     before = path.stat().st_size
     async with agent(path, "normal") as loop:
-        await talk(loop, "written", size.written)
+        await talk(loop, "written", size.written, _question)
     after, each = path.stat().st_size, size.written * 1e3
     return [
         alone("bytes", "six facts with 1 kB of content", [await _six_facts(folder, size.written)], BYTES, "kB"),
         alone("bytes", "a turn with a call, 1 kB of content", [(_without_cache(path) - before) / each], BYTES, "kB"),
         alone("bytes", "… with the cached state", [(after - before) / each], Bound(), "kB"),
     ]
+
+
+def _question(number: int) -> str:
+    """Return a longer and a shorter question in turn. Were all turns alike, what is free in the file's pages would be chance, and the same in each."""
+    return ASKED * (1 + number * 5 % (SENTENCES - 1))
 
 
 def _without_cache(path: Path) -> int:

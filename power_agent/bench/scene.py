@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from power_agent.messages import Call, Usage
 from power_agent.models.scripted import Answer, ScriptedModel
 from power_agent.ports import Durability, ModelRequest
 
-QUESTION = "Please look at my notes and tell me what is still to do. " * 4
+ASKED = "Please look at my notes and tell me what is still to do. "
+QUESTION = ASKED * 4
 PLAN = "I will read the file first. " * 4
 NOTES = "- buy milk\n- call Ada\n- write the report\n" * 8
-ANSWER = "You still have to buy milk, call Ada and write the report. " * 5
+ANSWER = "You still have to buy milk, call Ada and write the report. "
+SENTENCES = 9
+"""Of a question and its answer together: of the usual question there are four."""
 USAGE = Usage(900, 60)
 COMMIT_BEGINS = {"input.received", "model.answered", "call.succeeded"}
 """The kinds of events a commit of such a turn begins with: there are four."""
@@ -28,9 +31,9 @@ async def read_file(path: str, limit: int) -> str:  # noqa: ARG001  there is no 
 
 
 def answer(request: ModelRequest) -> Answer:
-    """Say what the model says: a call, then the answer."""
+    """Say what the model says: a call, then the answer, the shorter the longer the question was."""
     if request.messages[-1].role == "tool":
-        return Answer(ANSWER, usage=USAGE)
+        return Answer(ANSWER * (SENTENCES - request.messages[-3].text.count(ASKED)), usage=USAGE)
     return Answer(PLAN, [Call("read_file", {"path": "notes/today.md", "limit": 200}, provider_id=f"toolu_{request.replies:020}")], usage=USAGE)
 
 
@@ -45,10 +48,10 @@ def agent(path: Path | str, durability: Durability = "full", **more: Any) -> Sta
     return StatefulAgentLoop(more.pop("model", model), tools=[*more.pop("tools", ()), read_file], store=path, durability=durability, system="You are helpful.", **more)
 
 
-async def talk(loop: StatefulAgentLoop, session: str, turns: int) -> None:
+async def talk(loop: StatefulAgentLoop, session: str, turns: int, question: Callable[[int], str] = lambda _: QUESTION) -> None:
     """Run turns of one session, one after the other."""
-    for _ in range(turns):
-        result = await loop.send(QUESTION, session)
+    for number in range(turns):
+        result = await loop.send(question(number), session)
         if result.status != "completed":
             raise RuntimeError(f"A turn ended as {result.status}: {result.reason}")
 

@@ -130,8 +130,8 @@ def _price(model: Model, usage: Usage) -> int | None:
     return None if price is None else price(usage)
 
 
-def answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:
-    """Turn a reply into the fact, giving each call our id."""
+def answered(step: AskModel, asked: Model, reply: ModelReply) -> e.ModelAnswered:
+    """Turn a reply into the fact, giving each call our id. Who answered is said where that is not who was asked."""
     parts: list[AnswerPart] = []
     number = 0
     for part in reply.parts:
@@ -147,7 +147,7 @@ def answered(step: AskModel, reply: ModelReply) -> e.ModelAnswered:
         format=reply.format,
         finish=reply.finish,
         usage=reply.usage,
-        model=reply.model,
+        model=None if reply.model in {asked.name, asked.name.partition(":")[2]} else reply.model,
         cost_nano_usd=reply.cost_nano_usd,
         price_source=reply.price_source,
     )

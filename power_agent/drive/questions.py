@@ -85,7 +85,7 @@ class Questions:
             self._void(step, ModelError(f"{type(error).__name__}: {error}"))
         else:
             if reply is not None:
-                self._stage_answer(step, reply)
+                self._stage_answer(step, model, reply)
 
     def _with_taken_in(self, asked: e.ModelAsked) -> SessionState:
         """Return the state with what a request takes in: inputs that steer, and notes."""
@@ -228,9 +228,9 @@ class Questions:
         found = {digest: await self._ledger.store.blob(self._ledger.kept.session, digest) for digest in sorted(blobs)}
         return {digest: content for digest, content in found.items() if content is not None}
 
-    def _stage_answer(self, step: AskModel, reply: ModelReply) -> None:
+    def _stage_answer(self, step: AskModel, asked: Model, reply: ModelReply) -> None:
         try:
-            self._ledger.stage(answered(step, reply))
+            self._ledger.stage(answered(step, asked, reply))
         except InvalidInput as error:
             self._void(step, ModelError(f"The answer cannot be kept: {error.message}"))
 

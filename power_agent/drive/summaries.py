@@ -124,7 +124,7 @@ class Summaries:
                 continue
             if reply is None:
                 break
-            self._ledger.stage(answered(step, reply))
+            self._ledger.stage(answered(step, model, reply))
             return _summary_of(reply)
         raise GivenUp
 

@@ -58,6 +58,7 @@ class Page:
         self._counts = {"turns": 0, "calls": 0, "answers": 0}
         self._first: int | None = None
         self._last = 0
+        self._model = ""
 
     def begin(self) -> Iterator[str]:
         """Write head, title and setup. The policy stands before anything that it could be about."""
@@ -80,6 +81,8 @@ class Page:
         """Write one event."""
         self._first = kept.at if self._first is None else self._first
         self._last = kept.at
+        if isinstance(kept.event, e.ModelAsked):
+            self._model = kept.event.model
         yield from _article(kept, *self._shown(kept, blobs))
 
     def end(self, _tellings: Sequence[Telling], _blobs: Mapping[str, bytes]) -> Iterator[str]:
@@ -122,7 +125,8 @@ class Page:
         self._cost = None if self._cost is None or answer.cost_nano_usd is None else self._cost + answer.cost_nano_usd
         usage = answer.usage
         cached = f", {usage.cached:,} cached" if usage.cached else ""
-        shown = [_who("Assistant", answer.model or "", f"{usage.input:,} tokens in{cached}, {usage.output:,} out", answer.finish if answer.finish not in {"stop", "calls"} else "")]
+        finish = answer.finish if answer.finish not in {"stop", "calls"} else ""
+        shown = [_who("Assistant", answer.model or self._model, f"{usage.input:,} tokens in{cached}, {usage.output:,} out", finish)]
         for part in answer.parts:
             if isinstance(part, Reasoning) and part.reasoning:
                 shown.append(f"<details><summary>Reasoning</summary>{_text(part.reasoning)}</details>")
