@@ -1,13 +1,13 @@
 """An agent behind HTTP: `uvicorn fastapi_handler:app`. A request that comes again with its key runs nothing twice; how its turn stands is said."""
 
+import asyncio
 import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 
 from power_agent import ScriptedModel, StatefulAgentLoop
@@ -17,8 +17,9 @@ CODES = {"completed": 200, "waiting": 202, "limit": 409, "cancelled": 409, "fail
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # one agent for all sessions; leaving it interrupts what runs, for `resume`
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # one agent for all sessions: it resumes what was killed, and interrupts what runs when it goes
     async with StatefulAgentLoop(os.environ.get("POWER_AGENT_MODEL") or ScriptedModel(lambda asked: f"Answer {asked.replies + 1}."), store=PATH) as app.state.agent:
+        app.state.resumed = asyncio.gather(*[app.state.agent.resume(row.session) for row in await app.state.agent.sessions(unfinished=True)], return_exceptions=True)
         yield
 
 
@@ -26,10 +27,10 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/sessions/{session}")
-async def say(session: str, message: str, key: str) -> JSONResponse:
+async def say(session: str, message: str, key: str, response: Response) -> dict[str, object]:
     done = await app.state.agent.send(message, session, key=key, when_busy="queue")
-    told = {"status": done.status, "text": done.text, "waits_for": [call.id for call in done.pending], "why": done.failure.message if done.failure else done.reason}
-    return JSONResponse(told, CODES[done.status])
+    response.status_code = CODES[done.status]
+    return {"status": done.status, "text": done.text, "waits_for": [call.id for call in done.pending], "why": done.failure.message if done.failure else done.reason}
 
 
 if __name__ == "__main__":

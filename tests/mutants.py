@@ -88,6 +88,20 @@ MUTANTS = (
     ),
     Mutant("an unknown outcome said as failed", "executor.py", "        if unknown is not None:\n", "        if False:\n", "shelves tools"),
     Mutant("a changed tool is called", "executor.py", "if call.digest is not None and digest_of(tool, made, context.binds) != call.digest and not", "if False and not", "shelves"),
+    Mutant(
+        "what a start depends on is not kept",
+        "binding.py",
+        '    return digest_of(tool, made, bound) if getattr(tool, "binds", None) is not None or getattr(tool, "foreign", False) else None\n',
+        "    return None\n",
+        "approval",
+    ),
+    Mutant(
+        "an input that waits is at rest", "store/reading.py", "kind IN (10, 11) ORDER BY seq DESC LIMIT 1) = 10)", "kind IN (10, 11) ORDER BY seq DESC LIMIT 1) = 99)", "unfinished"
+    ),
+    Mutant("an open turn is at rest", "store/reading.py", "AND kind >= 10 ORDER BY seq DESC LIMIT 1) <> 12", "AND kind >= 10 ORDER BY seq DESC LIMIT 1) = 99", "unfinished"),
+    Mutant("what somebody works on is left", "loop/intake.py", "if not self._held(row) and self._desk.working(row.session) is None and await", "if await", "unfinished"),
+    Mutant("erased once more", "loop/upkeep.py", "            if state.erased:  # by who took it over when we were late\n", "            if False:\n", "upkeep"),
+    Mutant("nobody else answers", "drive/attempts.py", '        model=None if reply.model in {asked.name, asked.name.partition(":")[2]} else reply.model,\n', "", "loop"),
     Mutant("a shelf takes a name that is there", "tools/toolbox.py", "            found.setdefault(one.spec.name, one)\n", "            found[one.spec.name] = one\n", "shelves"),
     Mutant("a late tool runs unasked", "policy/manners.py", " or late(wanted.tool) or allow_all)", " or allow_all)", "shelves"),
     Mutant(

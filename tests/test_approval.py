@@ -931,3 +931,36 @@ def test_the_digest_of_unbound_tools_stands():
     spec = plain.spec
     before = json.dumps([spec.name, spec.description, spec.parameters, made.arguments], sort_keys=True, separators=(",", ":"))
     assert digest_of(plain, made, bound_by(plain, made)) == hashlib.sha256(before.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("bound", "policy", "digests"),
+    [("to nothing", None, 0), ("to nothing", asking(), 2), ("to a folder", None, 1), ("to a folder", asking(), 2), ("by others", None, 1)],
+)
+async def test_what_starts_is_kept_where_the_log_would_not_know_it(make, bound, policy, digests):
+    """The digest of exactly what will run stands in the log where a person was asked about it, where its tool depends on more than its
+    arguments, and where others made the tool; elsewhere configuration and arguments say all of it.
+    """
+    ledger = Ledger()
+    if bound == "to a folder":
+        ledger.tool.binds = lambda arguments: {"folder": "/here"}
+    if bound == "by others":
+        ledger.tool.foreign = True
+    async with make([PAY, "done"], tools=[ledger.tool], policy=policy or (lambda _: p.Allow())) as loop:
+        result = await loop.send("x", "s")
+        if result.pending:
+            await loop.settle("s", result.pending[0].id, Approve())
+            result = await loop.resume("s")
+        assert (result.status, len(ledger.paid)) == ("completed", 1)
+        kept = [found for one in await loop.history("s") if one.kind in {"call.approved", "call.started"} and (found := one.event.digest)]
+    assert (len(kept), len(set(kept))) == (digests, min(digests, 1))
+
+
+async def test_a_folder_that_changes_before_the_start(make):
+    """What a tool depends on is compared at the last moment, also where nobody was asked: it runs when the policy lets this as well."""
+    for allowed, paid in ((("/here", "/there"), 1), (("/here",), 0)):
+        ledger, folders = Ledger(), iter(["/here", "/there", "/there"])
+        ledger.tool.binds = lambda arguments, folders=folders: {"folder": next(folders)}
+        async with make([PAY, "done"], tools=[ledger.tool], policy=lambda wanted, allowed=allowed: p.Allow() if wanted.binds["folder"] in allowed else p.Deny("not there")) as loop:
+            result = await loop.send("x", f"s{paid}")
+            assert (len(ledger.paid), result.calls[0].state) == (paid, "succeeded" if paid else "failed")

@@ -105,6 +105,29 @@ def test_http_says_how_a_turn_stands(script, code, said, tmp_path):
     assert [json.loads(line) for line in told.stdout.splitlines()] == [[code, said]] * 2, told.stderr
 
 
+def test_http_goes_on_when_it_starts():
+    """What a process left in the middle of its turn is resumed by the next one, before anybody asks."""
+    test = (
+        "import asyncio, sqlite3, time, fastapi_handler as here\nfrom fastapi.testclient import TestClient\n"
+        "from power_agent import *\n"
+        "async def hangs(request): await asyncio.Event().wait()\n"
+        "async def leave():\n"
+        "    async with StatefulAgentLoop(ScriptedModel(hangs), store=here.PATH) as agent:\n"
+        "        turn = asyncio.ensure_future(agent.send('x', 's'))\n"
+        "        while not await agent.sessions() or not await agent.history('s', kinds=['model.asked']): await asyncio.sleep(0.01)\n"
+        "        turn.cancel()\n"
+        "        await asyncio.wait([turn])\n"
+        "asyncio.run(leave())\n"
+        "open_turns = lambda: sqlite3.connect(here.PATH).execute('SELECT turn_open FROM sessions').fetchall()\n"
+        "assert open_turns() == [(1,)]\n"
+        "with TestClient(here.app) as client:\n"
+        "    while open_turns() != [(0,)]: time.sleep(0.01)\n"
+        "    print(client.post('/sessions/s', params={'message': 'y', 'key': 'k'}).json()['text'])\n"
+    )
+    told = subprocess.run([sys.executable, "-c", test], cwd=FOLDER, check=False, capture_output=True, text=True, env=environment(), timeout=PATIENCE_SECONDS)
+    assert told.stdout == "Answer 2.\n", told.stderr
+
+
 def test_an_example_run_twice(tmp_path):
     """Run again with the same path, the first example goes on where it was; without a path it finds a place of its own."""
     path = str(tmp_path / "agent.db")

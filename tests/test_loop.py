@@ -43,6 +43,7 @@ from power_agent.clock import HeldClock, SystemClock
 from power_agent.errors import CallNotFound, InvalidInput, InvalidSessionId, KeyConflict, KeyNeedsSession, NothingToResume, SessionClosed, SessionNotFound, StoreClosed
 from power_agent.limits import FIRST_BACKOFF_SECONDS, MAX_MODEL_ATTEMPTS
 from power_agent.policy import Allow, Ask, Deny
+from power_agent.word import replace
 
 
 @pytest.fixture(autouse=True)
@@ -1254,3 +1255,19 @@ async def test_abort_decision_on_a_plain_turn(make):
         await loop.send("x", "s")
         with pytest.raises(CallNotFound, match="Nothing is unresolved"):
             await loop.settle("s", "t1r1c1", Abort("x"))
+
+
+@pytest.mark.parametrize(("says", "kept"), [("maker:m-1", None), ("m-1", None), (None, None), ("m-1-2026-11-01", "m-1-2026-11-01"), ("other:m-1", "other:m-1"), ("maker", "maker")])
+async def test_who_answered_is_said_where_it_is_not_who_was_asked(make, says, kept):
+    """A provider that says the name that was asked, with or without its own in front, says nothing new."""
+
+    class Maker(ScriptedModel):
+        async def ask(self, request, glimpse):
+            return replace(await super().ask(request, glimpse), model=says)
+
+    async with make(Maker(["ok"], name="maker:m-1")) as loop:
+        await loop.send("x", "s")
+        asked, answered = await loop.history("s", kinds=["model.asked", "model.answered"])
+        assert (asked.event.model, answered.event.model) == ("maker:m-1", kept)
+        page = b"".join([piece async for piece in await loop.export("s", format="html")]).decode()
+        assert f"<b>Assistant</b><span>{kept or asked.event.model}</span>" in page

@@ -7,9 +7,9 @@ import sqlite3
 
 import pytest
 
-from power_agent import Limits, ScriptedModel, StatefulAgentLoop, tool
+from power_agent import Limits, ScriptedModel, StatefulAgentLoop, Text, tool
+from power_agent import events as e
 from power_agent.errors import InvalidInput
-from power_agent.events import NoteAdded
 from power_agent.messages import Call
 from power_agent.policy import Ask
 from power_agent.store import reading
@@ -136,9 +136,29 @@ async def test_pages_of_what_is_at_rest_are_no_end(tmp_path, monkeypatch):
         await loop.send("hello", "z")
         for number in range(7):
             await loop.send("hello", f"a{number}")
-            await loop._sink.record(await loop._sink.claim(f"a{number}"), [NoteAdded(text="for later", why="test")], release=True)
+            await loop._sink.record(await loop._sink.claim(f"a{number}"), [e.NoteAdded(text="for later", why="test")], release=True)
         await interrupted(loop, "z")
         assert len(await loop.store.sessions(unfinished=True)) == 8
         assert await unfinished(loop) == ["z"]
         with pytest.raises(InvalidInput):
             await loop.sessions(unfinished=True, limit=-1)
+
+
+async def test_an_input_that_waits_is_due(tmp_path):
+    """The process died between the end of a turn and the beginning of the next one, for which something had been said already."""
+    async with agent(tmp_path / "a.db", "never said", "Done.") as loop:
+        state = await loop._sink.open(session="s")
+        said = state.seq + 1
+        facts = [
+            e.InputReceived(parts=(Text("one"),)),
+            e.TurnStarted(turn=1, inputs=(said,)),
+            e.ModelAsked(turn=1, model="scripted:model"),
+            e.InputReceived(parts=(Text("two"),), mode="queue"),
+            e.ModelAnswered(parts=(Text("one done"),)),
+            e.TurnEnded(turn=1),
+        ]
+        await loop._sink.record(state, facts, release=True)
+        assert await unfinished(loop) == ["s"]
+        assert (await loop.resume("s")).text == "Done."
+        assert [message.text for message in await loop.messages("s")] == ["one", "one done", "two", "Done."]
+        assert await unfinished(loop) == []

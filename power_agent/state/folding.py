@@ -390,7 +390,7 @@ def _call_moved(state: SessionState, event: e.CallEvent, kept: Envelope) -> Sess
         if found != state.found:
             _set(state, found=found, measured=Measured())  # other tools weigh something else
     calls = {**state.calls, event.call: moved}
-    if place not in RESOLVED or any(other.place not in RESOLVED for other in calls.values()):
+    if place not in RESOLVED or any(other.place not in RESOLVED for other in reversed(calls.values())):  # the last ones are open the longest
         return _set(state, calls=calls)
     returned = Returned(kept.seq, state.answer_seq, tuple(calls.values()))
     turn = cast("Turn", state.turn)
