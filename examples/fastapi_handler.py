@@ -17,9 +17,9 @@ CODES = {"completed": 200, "waiting": 202, "limit": 409, "cancelled": 409, "fail
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # one agent for all sessions: it resumes what was killed, and interrupts what runs when it goes
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # one agent for all sessions; leaving it interrupts what runs
     async with StatefulAgentLoop(os.environ.get("POWER_AGENT_MODEL") or ScriptedModel(lambda asked: f"Answer {asked.replies + 1}."), store=PATH) as app.state.agent:
-        app.state.resumed = asyncio.gather(*[app.state.agent.resume(row.session) for row in await app.state.agent.sessions(unfinished=True)], return_exceptions=True)
+        app.state.resuming = asyncio.create_task(app.state.agent.resume_all(every_seconds=30))  # what a killed process left, in another container, too
         yield
 
 

@@ -106,6 +106,8 @@ MAX_LIVE_STATES = 1_000
 """States of idle sessions a loop keeps in memory, so that the next input need not read the log again."""
 MAX_SEEN_STATES = 100
 """States that a loop remembers of sessions it looks at from outside, so that the next look need not read them again."""
+MAX_RESUMED_AT_ONCE = 64
+"""Sessions that are taken up side by side when all that was left is resumed."""
 MAX_MODEL_ATTEMPTS = 6
 """Attempts of one request to a model before the turn fails: with growing waits about two minutes of trouble are sat out."""
 FIRST_BACKOFF_SECONDS = 0.5

@@ -6,10 +6,14 @@ import asyncio
 import sqlite3
 
 import pytest
+from processes import PROMPT_SECONDS
 
-from power_agent import Limits, ScriptedModel, StatefulAgentLoop, Text, tool
+from power_agent import Limits, ModelError, ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, tool
 from power_agent import events as e
-from power_agent.errors import InvalidInput
+from power_agent.chance import SystemChance
+from power_agent.clock import HeldClock
+from power_agent.errors import InvalidInput, StoreClosed
+from power_agent.limits import LEASE_SECONDS
 from power_agent.messages import Call
 from power_agent.policy import Ask
 from power_agent.store import reading
@@ -162,3 +166,155 @@ async def test_an_input_that_waits_is_due(tmp_path):
         assert (await loop.resume("s")).text == "Done."
         assert [message.text for message in await loop.messages("s")] == ["one", "one done", "two", "Done."]
         assert await unfinished(loop) == []
+
+
+# -- taken up ----------------------------------------------------------------------------------------------------------
+
+
+async def left_in(path, *sessions) -> None:
+    """Leave each session in the middle of a tool that may run again."""
+    async with agent(path, [Call("rest", {})]) as loop:
+        for session in sessions:
+            await interrupted(loop, session)
+
+
+async def test_all_that_was_left_goes_on_and_a_person_is_not_asked_twice(tmp_path):
+    """What can go on does, side by side; what waits for a person is not touched; a second time there is nothing to do."""
+    async with agent(tmp_path / "a.db", [Call("pay", {"euros": 1})], policy=lambda call: Ask("May I?")) as loop:
+        await loop.send("pay", "waits")
+    await left_in(tmp_path / "a.db", "a", "b", "c")
+    together, most = 0, 0
+
+    @tool(name="rest", recovery="rerun")
+    async def rest_at_last() -> str:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await asyncio.sleep(0.05)
+        together -= 1
+        return "rested"
+
+    async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[pay, rest_at_last], store=tmp_path / "a.db") as loop:
+        before = (await loop.state("waits")).seq
+        results = await loop.resume_all()
+        assert [(result.session_id, result.status, result.text) for result in results] == [(name, "completed", "Done.") for name in "abc"]
+        assert most == 3
+        assert await loop.resume_all() == []
+        assert await unfinished(loop) == ["waits"]
+        assert (await loop.state("waits")).seq == before
+
+
+async def test_so_many_at_once(tmp_path, monkeypatch):
+    """More than so many do not run at the same time, and each has its turn."""
+    monkeypatch.setattr("power_agent.loop.sweep.MAX_RESUMED_AT_ONCE", 2)
+    await left_in(tmp_path / "a.db", *"abcde")
+    working, most = 0, 0
+
+    async def think(request):
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        await asyncio.sleep(0.01)
+        working -= 1
+        return "Done."
+
+    async with StatefulAgentLoop(ScriptedModel(think), tools=[tool(name="rest", recovery="rerun")(lambda: "rested")], store=tmp_path / "a.db") as loop:
+        assert [result.status for result in await loop.resume_all()] == ["completed"] * 5
+    assert most == 2
+
+
+@pytest.mark.parametrize("meanwhile", ["failed", "completed", "closed", "erased", "held"])
+async def test_what_somebody_else_did_meanwhile_is_left_alone(tmp_path, monkeypatch, meanwhile):
+    """Seen as unfinished, and taken up by somebody quicker: a turn that ended there, however it did, is not begun anew here."""
+
+    async def think(request):
+        if meanwhile == "failed":
+            raise ModelError("no luck")
+        return "Done."
+
+    await left_in(tmp_path / "a.db", "s")
+    quick = StatefulAgentLoop(ScriptedModel(think), tools=[tool(name="rest", recovery="rerun")(lambda: "rested")], store=tmp_path / "a.db")
+    async with agent(tmp_path / "a.db") as loop, quick as other:
+        seen = await loop._intake.unfinished("", None)
+        if meanwhile == "held":
+            await other._sink.claim("s")
+        else:
+            assert (await other.resume("s")).status == ("failed" if meanwhile == "failed" else "completed")
+        if meanwhile in {"closed", "erased"}:
+            await other.close_session("s")
+        if meanwhile == "erased":
+            await other.erase("s")
+        before = (await other.store.find("s")).head
+
+        async def stale(*_):
+            return seen
+
+        monkeypatch.setattr(loop._intake, "unfinished", stale)
+        results = await loop.resume_all()
+        assert [result.status for result in results] == ([meanwhile] if meanwhile in {"failed", "completed"} else [])
+        assert (await other.store.find("s")).head == before
+
+
+async def test_one_that_cannot_be_resumed_keeps_nobody_else(tmp_path, monkeypatch, caplog):
+    """What goes wrong with one session is told to the log of the program; the others go on."""
+    await left_in(tmp_path / "a.db", "bad", "good")
+    async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[tool(name="rest", recovery="rerun")(lambda: "rested")], store=tmp_path / "a.db") as loop:
+        begin = loop._desk.begin
+
+        def broken(name, job, *more):
+            if name == "bad":
+                raise RuntimeError("boom")
+            return begin(name, job, *more)
+
+        monkeypatch.setattr(loop._desk, "begin", broken)
+        assert [result.session_id for result in await loop.resume_all()] == ["good"]
+    assert "Session 'bad' was left unfinished and cannot be resumed." in caplog.text
+    assert "boom" in caplog.text
+
+
+async def test_again_until_it_is_cancelled(tmp_path):
+    """Whoever cannot be proven dead holds a session until the lease has run out; then the next look takes it up. Cancelled, it interrupts
+    what it resumed, and leaves it for the next one.
+    """
+    clock = HeldClock()
+    await left_in(tmp_path / "a.db", "s")
+    async with SQLiteStore(tmp_path / "a.db", clock=clock) as store:
+        elsewhere = Sink(store, clock, SystemChance(), "another-boot/1/2/3/4")
+        await elsewhere.claim("s")
+        async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[rest], store=store, clock=clock) as loop:
+            sweep = asyncio.create_task(loop.resume_all(every_seconds=0.01))
+            await asyncio.sleep(0.1)
+            assert (await store.find("s")).owner == "another-boot/1/2/3/4"
+            clock.move(LEASE_SECONDS + 1)
+            while (await loop.pending("s"))[0].attempt != 2:
+                await asyncio.sleep(0.01)
+            assert not sweep.done()
+            sweep.cancel()
+            await asyncio.wait([sweep])
+            assert sweep.cancelled()
+            assert await unfinished(loop) == ["s"]
+            with pytest.raises(InvalidInput, match="every_seconds=0"):
+                await loop.resume_all(every_seconds=0)
+
+
+async def test_closing_ends_it(tmp_path):
+    """When the loop is closed, whoever waits for what was resumed is told, who looks again and again stops; all can be resumed later."""
+    await left_in(tmp_path / "a.db", "s")
+    async with agent(tmp_path / "a.db") as loop:
+        waiting = [asyncio.create_task(loop.resume_all()), asyncio.create_task(loop.resume_all(every_seconds=0.01))]  # the second one has nothing to do
+        while (await loop.pending("s"))[0].attempt != 2:
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(PROMPT_SECONDS):
+        with pytest.raises(StoreClosed):
+            await waiting[0]
+        assert await waiting[1] == []
+    async with agent(tmp_path / "a.db") as loop:
+        assert await unfinished(loop) == ["s"]
+
+
+def test_without_an_event_loop(tmp_path):
+    """A script does the same."""
+    asyncio.run(left_in(tmp_path / "a.db", "s"))
+    with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[tool(name="rest", recovery="rerun")(lambda: "rested")], store=tmp_path / "a.db").sync as loop:
+        assert [row.session for row in loop.sessions(unfinished=True)] == ["s"]
+        assert [result.text for result in loop.resume_all()] == ["Done."]

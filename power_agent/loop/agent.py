@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args
 
@@ -37,9 +38,10 @@ from power_agent.givens import fitting
 from power_agent.guards import AnyGuard, Guards
 from power_agent.hooks import Hooks, Onlooker, hearing
 from power_agent.limits import MAX_HISTORY_EVENTS, MAX_PLACE, SURROUNDINGS_SHARE, Limits, possible
-from power_agent.loop.intake import Intake, Order, Said, WhenBusy, parts_of
+from power_agent.loop.intake import Intake, Order, Said, WhenBusy, is_due, parts_of
 from power_agent.loop.roles import Roles
 from power_agent.loop.stream import Stream
+from power_agent.loop.sweep import Sweep
 from power_agent.loop.upkeep import Branch, Upkeep
 from power_agent.loop.work import Desk, Work, closed, looked_at
 from power_agent.machine import Wait, decide
@@ -326,23 +328,46 @@ class StatefulAgentLoop:
         self._outputs.shape(output)
         return self._valued(await self._intake.finished(self._desk.begin(_checked(session_id), self._resume)))
 
-    async def _resume(self, work: Work) -> SessionState:
+    async def resume_all(self, *, every_seconds: float | None = None) -> list[TurnResult]:
+        """Resume the sessions that `sessions(unfinished=True)` lists, but for those that only a person can help, side by side; returns how their
+        turns stand. What a service does when it starts.
+
+        With `every_seconds` it looks again and again until it is cancelled or the loop is closed: who died in another container, or on a system that tells nothing
+        of other processes, holds a session until the lease has run out. What else goes wrong with a session is told to the log of the program.
+        """
+
+        async def left() -> list[str]:
+            return [row.session for row in await self._intake.unfinished("", None, lambda state: not self._only_a_person_helps(state))]
+
+        async def taken_up(name: str) -> TurnResult:
+            return await self._intake.finished(self._desk.begin(name, partial(self._resume, anew=False)))
+
+        sweep = Sweep(left, taken_up)
+        if every_seconds is None:
+            return await sweep.once()
+        if not _seconds(every_seconds):
+            raise InvalidInput("every_seconds=0 leaves no time for anything else.", hint="Pass the seconds between two looks, such as 30.")
+        await sweep.until_closed(every_seconds)
+        return []
+
+    async def _resume(self, work: Work, *, anew: bool = True) -> SessionState:
+        """Go on with what is open; `anew` also with what ended before its time, and what was put aside."""
         name = work.session
         self._desk.live.pop(name, None)
         state = await self._sink.load(name)
         if state.closed or state.erased or state.hollow or not (state.turns or state.inputs):
             raise NothingToResume(f"Session {name!r} has no turn to resume.", session=name)
         await self._intake.check_free(name)
-        go_on = state.turn is None and state.last is not None and state.last.status in {"limit", "failed", "forked"}
-        if state.turn is None and not go_on and not state.inputs:
+        go_on = anew and state.turn is None and state.last is not None and state.last.status in {"limit", "failed", "forked"}
+        if state.turn is None and not go_on and not (state.inputs if anew else is_due(state)):
             return state
         if state.turn is not None and self._only_a_person_helps(state):
             return state
         state = await self._sink.claim(name, state)
         if state.closed:  # somebody was quicker
             await self._sink.release(state)
-            return await self._resume(work)
-        return await self._intake.drive_on(work, state, go_on=state.turn is None)
+            return await self._resume(work, anew=anew)
+        return await self._intake.drive_on(work, state, go_on=anew and state.turn is None)
 
     def _only_a_person_helps(self, state: SessionState) -> bool:
         """Say whether taking the session up would change nothing."""

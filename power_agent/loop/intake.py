@@ -265,17 +265,17 @@ class Intake:
 
     # -- what was left -------------------------------------------------------------------------------------------------
 
-    async def unfinished(self, after: str, limit: int) -> list[SessionRow]:
+    async def unfinished(self, after: str, limit: int | None, worth: Callable[[SessionState], bool] = lambda _: True) -> list[SessionRow]:
         """List sessions with an open turn, or with input that the next turn takes, on which nobody who may be alive works."""
         found = list[SessionRow]()
-        while len(found) < limit and (rows := await self._store.sessions(after=after, limit=PAGE, unfinished=True)):
+        while (limit is None or len(found) < limit) and (rows := await self._store.sessions(after=after, limit=PAGE, unfinished=True)):
             after = rows[-1].session
-            found += [row for row in rows if not self._held(row) and self._desk.working(row.session) is None and await self._is_left(row.session)]
+            for row in rows:
+                if not self._held(row) and self._desk.working(row.session) is None:
+                    state = await self._sink.look(row.session)
+                    if (state.turn is not None or is_due(state)) and worth(state):
+                        found.append(row)
         return found[:limit]
-
-    async def _is_left(self, name: str) -> bool:
-        state = await self._sink.load(name)
-        return state.turn is not None or self._is_due(state)
 
     # -- where somebody else is at work --------------------------------------------------------------------------------
 
@@ -385,16 +385,11 @@ class Intake:
         next input is due.
         """
         if state.turn is None:
-            return self._is_due(state)
+            return is_due(state)
         if row.deadline != 0:
             return True
         step = decide(state, self._clock.now())
         return state.turn.number == number and not (isinstance(step, Wait) and step.why == "person")
-
-    @staticmethod
-    def _is_due(state: SessionState) -> bool:
-        """Say whether an input may have its turn now."""
-        return state.turn is None and bool(state.inputs) and not state.parked and not state.closed
 
     async def wind_up(self, name: str) -> None:
         """Bring a cancelled turn to its end, if nobody living works on it."""
@@ -451,7 +446,7 @@ class Intake:
     async def take_what_waits(self, name: str) -> None:
         """Begin the turn of an input that came while the session was held for something else, if nobody has: who left it saw an owner, and went."""
         with contextlib.suppress(StoreError):  # closed, perhaps: whoever comes next finds it
-            if self._is_due(await self._sink.look(name)) and self._desk.working(name) is None:
+            if is_due(await self._sink.look(name)) and self._desk.working(name) is None:
                 self._desk.begin(name, self.go_on, detached=True)
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -491,6 +486,11 @@ class Intake:
             if isinstance(event, e.TurnStarted | e.ModelAsked) and input_seq in event.inputs:
                 return event.turn
         return 0
+
+
+def is_due(state: SessionState) -> bool:
+    """Say whether an input may have its turn now."""
+    return state.turn is None and bool(state.inputs) and not state.parked and not state.closed
 
 
 def parts_of(message: Said) -> tuple[tuple[ContentPart, ...], dict[str, bytes]]:

@@ -212,6 +212,7 @@ class SyncLoop:
 
     send = _blocking(StatefulAgentLoop.send)
     resume = _blocking(StatefulAgentLoop.resume)
+    resume_all = _blocking(StatefulAgentLoop.resume_all)
     pending = _blocking(StatefulAgentLoop.pending)
     settle = _blocking(StatefulAgentLoop.settle)
     abort_pending = _blocking(StatefulAgentLoop.abort_pending)
