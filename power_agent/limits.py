@@ -108,6 +108,8 @@ MAX_SEEN_STATES = 100
 """States that a loop remembers of sessions it looks at from outside, so that the next look need not read them again."""
 MAX_RESUMED_AT_ONCE = 64
 """Sessions that are taken up side by side when all that was left is resumed."""
+MAX_PASSED_OVER = 120
+"""Looks at which a session that was resumed in vain is passed over before it is tried again: an hour, where somebody looks every half minute."""
 MAX_MODEL_ATTEMPTS = 6
 """Attempts of one request to a model before the turn fails: with growing waits about two minutes of trouble are sat out."""
 FIRST_BACKOFF_SECONDS = 0.5

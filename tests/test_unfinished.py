@@ -8,12 +8,12 @@ import sqlite3
 import pytest
 from processes import PROMPT_SECONDS
 
-from power_agent import Limits, ModelError, ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, tool
+from power_agent import Happened, Limits, ModelError, ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, Unknown, tool
 from power_agent import events as e
 from power_agent.chance import SystemChance
 from power_agent.clock import HeldClock
 from power_agent.errors import InvalidInput, StoreClosed
-from power_agent.limits import LEASE_SECONDS
+from power_agent.limits import LEASE_SECONDS, MAX_PASSED_OVER
 from power_agent.messages import Call
 from power_agent.policy import Ask
 from power_agent.store import reading
@@ -318,3 +318,43 @@ def test_without_an_event_loop(tmp_path):
     with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[tool(name="rest", recovery="rerun")(lambda: "rested")], store=tmp_path / "a.db").sync as loop:
         assert [row.session for row in loop.sessions(unfinished=True)] == ["s"]
         assert [result.text for result in loop.resume_all()] == ["Done."]
+
+
+async def test_what_is_in_vain_is_tried_more_and_more_rarely(tmp_path, monkeypatch):
+    """A probe that does not know is asked again, but not at every look: each time stands in the log. When it knows, the turn goes on."""
+    answer, asked, looks = Unknown(), 0, 0
+
+    async def look(arguments, ctx):
+        nonlocal asked
+        asked += 1
+        return answer
+
+    @tool(probe=look)
+    async def send_mail() -> str:
+        """Send a mail."""
+        await asyncio.sleep(1000)
+        return "sent"
+
+    async with StatefulAgentLoop(ScriptedModel([[Call("send_mail", {})]]), tools=[send_mail], store=tmp_path / "a.db") as loop:
+        await interrupted(loop, "s")
+    async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[send_mail], store=tmp_path / "a.db") as loop:
+        unfinished = loop._intake.unfinished
+
+        async def counted(*more):
+            nonlocal looks
+            looks += 1
+            return await unfinished(*more)
+
+        monkeypatch.setattr(loop._intake, "unfinished", counted)
+        sweep = asyncio.create_task(loop.resume_all(every_seconds=0.001))
+        while looks < 200:
+            await asyncio.sleep(0.01)
+        assert 5 <= asked <= 8
+        before = asked
+        answer = Happened("sent")
+        while (await loop.state("s")).turn is not None:
+            await asyncio.sleep(0.01)
+        assert asked == before + 1
+        assert looks <= 200 + MAX_PASSED_OVER + 20
+        sweep.cancel()
+        await asyncio.wait([sweep])

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from power_agent.drive.tasks import looked_at, stopped
 from power_agent.errors import NothingToResume, OwnershipLost, SessionBusy, SessionClosed, SessionErased, StoreClosed
-from power_agent.limits import MAX_RESUMED_AT_ONCE
+from power_agent.limits import MAX_PASSED_OVER, MAX_RESUMED_AT_ONCE
 from power_agent.results import TurnResult
 
 _QUICKER = (SessionBusy, OwnershipLost, NothingToResume, SessionClosed, SessionErased)
@@ -17,13 +17,19 @@ _log = logging.getLogger("power_agent")
 
 
 class Sweep:
-    """Resumes sessions, each once at a time. One that cannot be resumed keeps nobody from the others: the log of the program is told."""
+    """Resumes sessions, each once at a time. One that cannot be resumed keeps nobody from the others: the log of the program is told.
+
+    What did not end by that (a probe that does not know, say) is passed over the next time, then twice, four times: each attempt stands in the
+    log, and whatever it waits for may take weeks.
+    """
 
     def __init__(self, left: Callable[[], Awaitable[list[str]]], resume: Callable[[str], Awaitable[TurnResult]]) -> None:
         self._left = left
         self._resume = resume
         self._places = asyncio.Semaphore(MAX_RESUMED_AT_ONCE)
         self._under_way: dict[str, asyncio.Task[TurnResult | None]] = {}
+        self._in_vain: dict[str, int] = {}
+        self._passed_over: dict[str, int] = {}
 
     async def once(self) -> list[TurnResult]:
         """Resume what is left now, and wait for it."""
@@ -45,16 +51,31 @@ class Sweep:
             await stopped(self._under_way.values())
 
     async def _begin(self) -> list[asyncio.Task[TurnResult | None]]:
-        for name in await self._left():
-            if name not in self._under_way:
+        left = await self._left()
+        for name in self._in_vain.keys() - left - self._under_way.keys():
+            del self._in_vain[name]
+        for name in left:
+            if name not in self._under_way and self._is_due(name):
                 task = self._under_way[name] = asyncio.create_task(self._one(name), name=f"resume {name}")
                 task.add_done_callback(looked_at)
         return list(self._under_way.values())
 
+    def _is_due(self, name: str) -> bool:
+        """Say whether a session is resumed at this look: the more often that was in vain, the rarer."""
+        times, passed = self._in_vain.get(name, 0), self._passed_over.pop(name, 0)
+        if passed >= min(2**times - 1, MAX_PASSED_OVER):
+            return True
+        self._passed_over[name] = passed + 1
+        return False
+
     async def _one(self, name: str) -> TurnResult | None:
+        self._in_vain[name] = self._in_vain.get(name, 0) + 1
         try:
             async with self._places:
-                return await self._resume(name)
+                result = await self._resume(name)
+            if result.status != "waiting":
+                del self._in_vain[name]
+            return result
         except StoreClosed:
             raise
         except _QUICKER:
