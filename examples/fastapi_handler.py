@@ -1,4 +1,4 @@
-"""An agent behind HTTP: `uvicorn fastapi_handler:app`. A request that comes again with its key runs nothing twice; how its turn stands is said."""
+"""An agent behind HTTP: `POWER_AGENT_STORE=agent.db uvicorn fastapi_handler:app --timeout-graceful-shutdown 5`. A key runs once; what was killed goes on."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from power_agent import ScriptedModel, StatefulAgentLoop
 
-PATH = sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else f"{tempfile.mkdtemp()}/agent.db"
+PATH = sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else os.environ.get("POWER_AGENT_STORE") or f"{tempfile.mkdtemp()}/agent.db"
 CODES = {"completed": 200, "waiting": 202, "limit": 409, "cancelled": 409, "failed": 502}  # only a completed turn has the answer
 
 

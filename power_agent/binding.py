@@ -46,7 +46,7 @@ def _said_before(state: SessionState | None, name: str) -> Iterator[str]:
 
 def beside(tool: Tool, made: Call, bound: Mapping[str, JsonValue] | None) -> str | None:
     """Return the digest of what will run though nobody is asked about it, where the arguments do not say it all: of a tool that depends
-    on more, or that others made. Of any other the log knows everything, and nothing has to be compared.
+    on more, or that others made. Of any other, what is looked at before the effect is whether the tool of that name became one of those.
     """
     return digest_of(tool, made, bound) if getattr(tool, "binds", None) is not None or getattr(tool, "foreign", False) else None
 

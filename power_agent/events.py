@@ -268,7 +268,7 @@ class ModelAsked(Event):
     kind: ClassVar = "model.asked"
     code: ClassVar = 20
     turn: int
-    round: int = 1
+    round: int
     attempt: int = 1
     purpose: Purpose = "turn"
     model: str
@@ -282,13 +282,13 @@ class ModelAsked(Event):
 
 @word(kw_only=True)
 class ModelAnswered(Event):
-    """A whole answer. One event: a message is never kept without its calls. `model` answered, where that is not the one that was
-    asked. The cost is in 10⁻⁹ dollars, or unknown.
+    """A whole answer. One event: a message is never kept without its calls. `model` answered, where it says that it
+    is another one than was asked. The cost is in 10⁻⁹ dollars, or unknown.
     """
 
     kind: ClassVar = "model.answered"
     code: ClassVar = 21
-    round: int = 1
+    round: int
     attempt: int = 1
     parts: tuple[AnswerPart, ...]
     format: str | None = None
@@ -308,7 +308,7 @@ class ModelFailed(Event):
 
     kind: ClassVar = "model.failed"
     code: ClassVar = 22
-    round: int = 1
+    round: int
     attempt: int = 1
     failure: Failure
     retryable: bool = False

@@ -221,7 +221,8 @@ class Executor:
         tool = self._tools.get(made.name)
         if tool is None:
             return Done((lost(call, FOUND),))
-        if call.digest is not None and digest_of(tool, made, context.binds) != call.digest and not self._still_may(state, call, tool, context):
+        digest = beside if call.digest is None else digest_of  # nobody was asked: what is there now may depend on more than what was judged
+        if digest(tool, made, context.binds) != call.digest and not self._still_may(state, call, tool, context):
             return failed(call, ToolError(CHANGED.format(tool=made.name), untouched=True))
         limit = tool.seconds or seconds
         timer = asyncio.timeout(limit)

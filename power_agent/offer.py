@@ -1,8 +1,8 @@
 """Which model and which tools a session has: those of the process that works on it, but in an open turn those the turn began with.
 
 A turn that was interrupted goes on as it began, also in a process that was given another model and more tools since: those come with
-the next turn. The log holds names, not code, and no keys. So a tool is what this process has under its name, and each call is judged by
-its digest; a model is asked by the name that was recorded where this process's own can stand for it (a member of its chain, another
+the next turn. The log holds names, not code, and no keys. So a tool is what this process has under its name, and a call that
+a person was asked about is held to its digest; a model is asked by the name that was recorded where this process's own can stand for it (a member of its chain, another
 one of its provider), else its own goes on, a warning says so, and `model.asked` names who was asked. What stands on a shelf of tools
 comes and goes while an agent runs, and is as it is now.
 """

@@ -964,3 +964,21 @@ async def test_a_folder_that_changes_before_the_start(make):
         async with make([PAY, "done"], tools=[ledger.tool], policy=lambda wanted, allowed=allowed: p.Allow() if wanted.binds["folder"] in allowed else p.Deny("not there")) as loop:
             result = await loop.send("x", f"s{paid}")
             assert (len(ledger.paid), result.calls[0].state) == (paid, "succeeded" if paid else "failed")
+
+
+@pytest.mark.parametrize("becomes", ["made by others", "bound to what the policy denies", "bound to what the policy allows"])
+async def test_a_tool_that_becomes_another_one_before_its_effect(make, becomes):
+    """Nothing was kept of what would run, for a plain tool was judged: what is there instead when the effect begins is judged as what it is."""
+    ledger = Ledger()
+
+    def exchanged(_kept):
+        if becomes == "made by others":
+            ledger.tool.foreign = True
+        else:
+            ledger.tool.binds = lambda arguments: {"folder": "/there" if "denies" in becomes else "/here"}
+
+    async with make([PAY, "done"], tools=[ledger.tool], policy=lambda wanted: p.Deny("not there") if wanted.binds.get("folder") == "/there" else p.Allow()) as loop:
+        loop.listen(exchanged, e.CallStarted)
+        result = await loop.send("x", "s")
+        runs = becomes == "bound to what the policy allows"
+        assert (len(ledger.paid), result.calls[0].state) == ((1, "succeeded") if runs else (0, "failed"))

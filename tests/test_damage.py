@@ -324,6 +324,24 @@ async def test_a_tampered_blob_is_not_handed_out(copy: Path):
             await store.blob("story", DIGEST)
 
 
+def varint(number: int) -> bytes:
+    """Return a number as SQLite writes it."""
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:0:-1]), groups[0]])
+
+
+async def test_a_blob_of_another_type_is_never_given_away(sound: Sound, copy: Path):
+    """One bit of a row's head makes text of its bytes: verify says so, and nobody is given it, whole or in part."""
+    before, after = (b"\x4c" + varint(kind + 2 * len(CONTENT)) for kind in (12, 13))
+    assert copy.read_bytes().count(before) == 1
+    copy.write_bytes(copy.read_bytes().replace(before, after))
+    assert await outcome(copy, sound.original) == "reported"
+    async with SQLiteStore(copy, clock=HeldClock()) as store:
+        for length in (None, 4):
+            with pytest.raises(StoreDamaged):
+                await store.blob("story", DIGEST, length=length)
+
+
 # -- guards ------------------------------------------------------------------------------------------------------------
 
 

@@ -120,9 +120,9 @@ turn.ended turn* status reason failure
 note.added text* why*
 cancel.asked reason* by
 guard.decided guard* at* verdict* reason subject change
-model.asked turn* round attempt purpose model* inputs prefix_digest reserved_tokens reserved_cost_nano_usd context untrusted
-model.answered round attempt parts* format finish usage model cost_nano_usd price_source
-model.failed round attempt failure* retryable not_before usage lost
+model.asked turn* round* attempt purpose model* inputs prefix_digest reserved_tokens reserved_cost_nano_usd context untrusted
+model.answered round* attempt parts* format finish usage model cost_nano_usd price_source
+model.failed round* attempt failure* retryable not_before usage lost
 call.approval_asked call* rule* digest* question deadline external untrusted
 call.approved call* digest* by* reason rule
 call.denied call* by* reason* digest
@@ -150,16 +150,13 @@ def test_defaults_are_frozen():
     assert found == {
         "input.received.mode": "turn",
         "turn.ended.status": "completed",
-        "model.asked.round": 1,
         "model.asked.attempt": 1,
         "model.asked.purpose": "turn",
         "model.asked.reserved_tokens": 0,
         "model.asked.untrusted": False,
-        "model.answered.round": 1,
         "model.answered.attempt": 1,
         "model.answered.finish": "stop",
         "model.answered.usage": Usage(),
-        "model.failed.round": 1,
         "model.failed.attempt": 1,
         "model.failed.retryable": False,
         "model.failed.lost": False,

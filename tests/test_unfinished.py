@@ -129,7 +129,7 @@ async def test_many_at_rest_cost_little(tmp_path):
         assert loaded == []
     with sqlite3.connect(tmp_path / "a.db") as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {reading.ROW}WHERE session.name > ? {reading.UNFINISHED}ORDER BY session.name LIMIT 10", ("",))]
-    assert [step for step in plan if step.startswith("SCAN")] == []
+    assert [step for step in plan if step.startswith("SCAN") and "VIRTUAL TABLE" not in step] == []
     db.close()
 
 
@@ -140,7 +140,8 @@ async def test_pages_of_what_is_at_rest_are_no_end(tmp_path, monkeypatch):
         await loop.send("hello", "z")
         for number in range(7):
             await loop.send("hello", f"a{number}")
-            await loop._sink.record(await loop._sink.claim(f"a{number}"), [e.NoteAdded(text="for later", why="test")], release=True)
+            await loop._sink.record(await loop._sink.claim(f"a{number}"), [e.InputReceived(parts=(Text("late"),))], release=True)
+            await loop.close_session(f"a{number}", abort=True)
         await interrupted(loop, "z")
         assert len(await loop.store.sessions(unfinished=True)) == 8
         assert await unfinished(loop) == ["z"]
@@ -156,9 +157,9 @@ async def test_an_input_that_waits_is_due(tmp_path):
         facts = [
             e.InputReceived(parts=(Text("one"),)),
             e.TurnStarted(turn=1, inputs=(said,)),
-            e.ModelAsked(turn=1, model="scripted:model"),
+            e.ModelAsked(turn=1, round=1, model="scripted:model"),
             e.InputReceived(parts=(Text("two"),), mode="queue"),
-            e.ModelAnswered(parts=(Text("one done"),)),
+            e.ModelAnswered(round=1, parts=(Text("one done"),)),
             e.TurnEnded(turn=1),
         ]
         await loop._sink.record(state, facts, release=True)
@@ -358,3 +359,52 @@ async def test_what_is_in_vain_is_tried_more_and_more_rarely(tmp_path, monkeypat
         assert looks <= 200 + MAX_PASSED_OVER + 20
         sweep.cancel()
         await asyncio.wait([sweep])
+
+
+async def test_a_damaged_one_hides_none(tmp_path, caplog):
+    """Of a session that cannot be read the log of the program is told; the others are listed, and resumed."""
+    await left_in(tmp_path / "a.db", "a", "b", "c")
+    file = tmp_path / "a.db"
+    file.write_bytes(file.read_bytes().replace(b'{"turn":1,"inputs":[2]}', b'{"turn":1;"inputs":[2]}', 1))  # the last one stands first in its page
+    quick = [tool(name="rest", recovery="rerun")(lambda: "rested")]
+    async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=quick, store=file) as loop:
+        assert await unfinished(loop) == ["a", "b"]
+        assert [result.session_id for result in await loop.resume_all()] == ["a", "b"]
+    assert "Session 'c' cannot be read" in caplog.text
+
+
+async def test_a_clock_that_was_set_back(tmp_path):
+    """A lease from a time to come ends a lease from now on, for who lists as for who resumes."""
+    clock = HeldClock()
+    await left_in(tmp_path / "a.db", "s")
+    async with SQLiteStore(tmp_path / "a.db", clock=clock) as store:
+        clock.move(7200)
+        state = await Sink(store, clock, SystemChance(), "another-boot/1/2/3/4").claim("s")
+        await Sink(store, clock, SystemChance(), "another-boot/1/2/3/4").renew(state)
+        clock.move(-7200)
+        async with agent(store, clock=clock) as loop:
+            assert await unfinished(loop) == []
+            clock.move(LEASE_SECONDS + 1)
+            assert await unfinished(loop) == ["s"]
+
+
+async def test_an_input_that_two_turns_passed_by(tmp_path):
+    """Of two that waited, the second one is due although a turn has begun and ended since it was said."""
+    async with agent(tmp_path / "a.db") as loop:
+        state = await loop._sink.open(session="s")
+        first = state.seq + 1
+        facts = [
+            e.InputReceived(parts=(Text("one"),)),
+            e.TurnStarted(turn=1, inputs=(first,)),
+            e.ModelAsked(turn=1, round=1, model="m"),
+            e.InputReceived(parts=(Text("two"),), mode="queue"),
+            e.InputReceived(parts=(Text("three"),), mode="queue"),
+            e.ModelAnswered(round=1, parts=(Text("ok"),)),
+            e.TurnEnded(turn=1),
+            e.TurnStarted(turn=2, inputs=(first + 3,)),
+            e.ModelAsked(turn=2, round=1, model="m"),
+            e.ModelAnswered(round=1, parts=(Text("ok"),)),
+            e.TurnEnded(turn=2),
+        ]
+        await loop._sink.record(state, facts, release=True)
+        assert await unfinished(loop) == ["s"]

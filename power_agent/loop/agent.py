@@ -320,7 +320,8 @@ class StatefulAgentLoop:
     async def resume(self, session_id: str, *, output: Any = None) -> TurnResult:
         """Go on with an open turn: what the tools promised is settled, what needs a person comes back as `waiting`.
 
-        Nothing open: the last turn's result, and nothing is written. After `limit` or `failed` a new turn continues the old one.
+        Nothing open: the last turn's result, and nothing is written. After `limit` or `failed` a new turn continues the old one. Somebody else
+        who may be alive works on it: `SessionBusy`.
         An open turn keeps the prompt, the settings, the limits, the tools and the model that it began with, what is new comes with the next
         turn. Of the tools the code is today's; of another provider's model this loop's own goes on, and a warning says so.
         Where the turn was sent with an `output` of its own, pass it here too: a process that does not know the type gives plain data.
@@ -545,8 +546,8 @@ class StatefulAgentLoop:
         return await replay(self._store, _checked(session_id), model=self._model.name, tools=self._tools, executor=today, guards=self._guards, config=config, outputs=self._outputs)
 
     async def sessions(self, *, after: str = "", limit: int = 1_000, unfinished: bool = False) -> list[SessionRow]:
-        """List sessions by id; with `unfinished` only those that nobody works on though a turn is open or input waits for one: what a
-        service resumes when it starts.
+        """List sessions by id, at most so many from `after` on; with `unfinished` only those with an open turn, or input that waits for one, on
+        which nobody who may be alive works, also if only a person can help. `resume_all` takes them up.
         """
         most = _number(limit, "limit")
         return await self._intake.unfinished(after, most) if unfinished else await self._store.sessions(after=after, limit=most)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
@@ -22,6 +23,7 @@ from power_agent.drive import Drive
 from power_agent.errors import (
     AttachmentRefused,
     HeadMoved,
+    IllegalMove,
     InputRefused,
     InvalidInput,
     KeyConflict,
@@ -32,6 +34,7 @@ from power_agent.errors import (
     SessionExists,
     SessionNotFound,
     SessionPending,
+    StoreDamaged,
     StoreError,
     holder,
 )
@@ -53,6 +56,7 @@ from power_agent.word import Word, replace, word
 Sayable = ContentPart | Upload | Path
 Said = str | Sayable | Sequence[str | Sayable]
 WhenBusy = Literal["raise", "queue", "steer"]
+_log = logging.getLogger("power_agent")
 
 
 class DriveMaker(Protocol):
@@ -270,12 +274,20 @@ class Intake:
         found = list[SessionRow]()
         while (limit is None or len(found) < limit) and (rows := await self._store.sessions(after=after, limit=PAGE, unfinished=True)):
             after = rows[-1].session
-            for row in rows:
-                if not self._held(row) and self._desk.working(row.session) is None:
-                    state = await self._sink.look(row.session)
-                    if (state.turn is not None or is_due(state)) and worth(state):
-                        found.append(row)
+            for listed in rows:
+                row = await self._store.find(listed.session)  # as it is now, and with a lease that a clock set back cannot make longer
+                if row is not None and not row.erased and not self._held(row) and self._desk.working(row.session) is None and await self._is_left(row.session, worth):
+                    found.append(row)
         return found[:limit]
+
+    async def _is_left(self, name: str, worth: Callable[[SessionState], bool]) -> bool:
+        """Say whether a session is unfinished; of one that is damaged the log of the program is told, and the others are listed all the same."""
+        try:
+            state = await self._sink.look(name)
+        except (StoreDamaged, IllegalMove) as error:
+            _log.warning("Session %r cannot be read, so nobody knows whether it is unfinished: %s", name, error)
+            return False
+        return (state.turn is not None or is_due(state)) and worth(state)
 
     # -- where somebody else is at work --------------------------------------------------------------------------------
 

@@ -73,9 +73,6 @@ class Sweep:
         try:
             async with self._places:
                 result = await self._resume(name)
-            if result.status != "waiting":
-                del self._in_vain[name]
-            return result
         except StoreClosed:
             raise
         except _QUICKER:
@@ -83,5 +80,9 @@ class Sweep:
         except Exception:  # noqa: BLE001  whatever it is: the others are to go on
             _log.exception("Session %r was left unfinished and cannot be resumed.", name)
             return None
+        else:
+            if result.status != "waiting":
+                del self._in_vain[name]
+            return result
         finally:
             del self._under_way[name]

@@ -206,6 +206,8 @@ class Upkeep:
                 return
             try:
                 await self._sink.erase(state, reason, by)
+            except SessionErased:  # the same, a moment later
+                return
             except HeadMoved:  # somebody added a fact meanwhile: look again
                 continue
             return

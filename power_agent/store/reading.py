@@ -17,10 +17,20 @@ DIGEST = re.compile("[0-9a-f]{64}")
 ROW = """SELECT session.name, session.head, session.tip, session.epoch, session.owner, session.deadline, session.erased, up.name, session.base
 FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
-UNFINISHED = """AND session.erased = 0 AND (
-    (SELECT kind FROM event WHERE session = session.id AND kind >= 10 ORDER BY seq DESC LIMIT 1) <> 12
-    OR (SELECT kind FROM event WHERE session = session.id AND kind IN (10, 11) ORDER BY seq DESC LIMIT 1) = 10) """
-"""Something happened since the last end of a turn, or was said since the last start of one."""
+INPUTS = "json_each(CASE WHEN json_valid({0}.body) THEN {0}.body ELSE '{{}}' END, '$.inputs')"
+UNFINISHED = f"""AND session.erased = 0 AND (
+    coalesce(
+        (SELECT kind FROM event WHERE session = session.id AND kind IN (11, 12) ORDER BY seq DESC LIMIT 1),
+        (SELECT 11 FROM event WHERE session = session.id AND session.parent IS NOT NULL AND kind >= 10 LIMIT 1)) = 11
+    OR EXISTS (
+        SELECT 1 FROM event AS said
+        WHERE said.session = session.id AND said.kind = 10 AND said.seq > coalesce((
+                SELECT value FROM event AS began, {INPUTS.format("began")} WHERE began.session = session.id AND began.kind = 11 ORDER BY began.seq DESC, value DESC LIMIT 1), 0)
+            AND NOT EXISTS (
+                SELECT 1 FROM event AS took, {INPUTS.format("took")}
+                WHERE took.session = session.id AND took.seq > said.seq AND took.kind IN (11, 20) AND value = said.seq))) """
+"""The last of a turn's two events is a start, or, in a fork that has none, something happened; or something was said behind the last
+input that a turn began with, and taken by nothing."""
 FROM_AHEAD = "SELECT 1 FROM event JOIN session ON session.id = event.session WHERE session.name = ? AND seq = session.head AND at > ?"
 
 
@@ -110,14 +120,15 @@ def blob(db: Log, session: str, digest: object, start: int, length: int | None) 
             continue
         where = (number, bytes.fromhex(digest))
         if length is not None:
-            row = db.execute("SELECT coalesce(substr(content, ?, ?), x'') FROM blob WHERE session = ? AND hash = ?", (start + 1, length, *where)).fetchone()
+            sql = "SELECT coalesce(substr(content, ?, ?), x''), typeof(content) FROM blob WHERE session = ? AND hash = ?"
+            row = db.execute(sql, (start + 1, length, *where)).fetchone()
         else:
-            row = db.execute("SELECT content FROM blob WHERE session = ? AND hash = ?", where).fetchone()
+            row = db.execute("SELECT content, typeof(content) FROM blob WHERE session = ? AND hash = ?", where).fetchone()
         if row is not None:
-            content = bytes(row[0])
-            if length is None and sha256(content).digest() != where[1]:
+            content, kind = row
+            if kind != "blob" or (length is None and sha256(content).digest() != where[1]):
                 raise StoreDamaged(f"The blob {digest} has other content than its name says.", path=db.path)
-            return content if length is not None else content[start:]
+            return bytes(content) if length is not None else bytes(content[start:])
     return None
 
 
