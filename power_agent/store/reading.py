@@ -119,16 +119,13 @@ def blob(db: Log, session: str, digest: object, start: int, length: int | None) 
         if number != own[0] and not _named(db, number, last, digest):
             continue
         where = (number, bytes.fromhex(digest))
-        if length is not None:
-            sql = "SELECT coalesce(substr(content, ?, ?), x''), typeof(content) FROM blob WHERE session = ? AND hash = ?"
-            row = db.execute(sql, (start + 1, length, *where)).fetchone()
-        else:
-            row = db.execute("SELECT content, typeof(content) FROM blob WHERE session = ? AND hash = ?", where).fetchone()
+        part, places = ("content", ()) if length is None else ("coalesce(substr(content, ?, ?), x'')", (start + 1, length))
+        row = db.execute(f"SELECT CASE typeof(content) WHEN 'blob' THEN {part} END FROM blob WHERE session = ? AND hash = ?", (*places, *where)).fetchone()
         if row is not None:
-            content, kind = row
-            if kind != "blob" or (length is None and sha256(content).digest() != where[1]):
+            content: bytes | None = row[0]  # a damaged one may be of any type
+            if content is None or (length is None and sha256(content).digest() != where[1]):
                 raise StoreDamaged(f"The blob {digest} has other content than its name says.", path=db.path)
-            return bytes(content) if length is not None else bytes(content[start:])
+            return content if length is not None else content[start:]
     return None
 
 
