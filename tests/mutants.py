@@ -96,14 +96,7 @@ MUTANTS = (
         "approval",
     ),
     Mutant("an input that waits is at rest", "store/reading.py", "AND value = said.seq))) ", "AND value = said.seq)) AND 0) ", "unfinished"),
-    Mutant("an open turn is at rest", "store/reading.py", "AND kind >= 10 LIMIT 1)) = 11", "AND kind >= 10 LIMIT 1)) = 99", "unfinished"),
-    Mutant(
-        "a fork that was driven is at rest",
-        "store/reading.py",
-        "session.parent IS NOT NULL AND kind >= 10 LIMIT 1",
-        "session.parent IS NOT NULL AND kind >= 99 LIMIT 1",
-        "every_cut",
-    ),
+    Mutant("an open turn is at rest", "store/reading.py", "kind IN (11, 12) ORDER BY seq DESC LIMIT 1) = 11", "kind IN (11, 12) ORDER BY seq DESC LIMIT 1) = 99", "unfinished"),
     Mutant("a lease from a time to come", "loop/intake.py", "                row = await self._store.find(listed.session)  #", "                row = listed  #", "unfinished"),
     Mutant(
         "one damaged session hides all",
@@ -113,6 +106,7 @@ MUTANTS = (
         "unfinished",
     ),
     Mutant("what ended is begun anew", "loop/agent.py", "go_on = anew and state.turn is None and", "go_on = state.turn is None and", "unfinished"),
+    Mutant("a strategy that hangs", "drive/summaries.py", "not self._asked_for.done() and self._is_over():", "False:", "compaction"),
     Mutant("in vain at every look", "loop/sweep.py", "passed >= min(2**times - 1, MAX_PASSED_OVER)", "True", "unfinished"),
     Mutant(
         "what became another tool is not judged",

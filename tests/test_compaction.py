@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from dataclasses import replace
 
 import pytest
+from processes import PROMPT_SECONDS
 
 from power_agent import Answer, Call, Limits, ModelError, ScriptedModel, StatefulAgentLoop, Text, Usage, tool
 from power_agent import events as e
@@ -363,3 +365,70 @@ async def test_rendering_is_what_was_kept():
             context = render(state)
             assert context.why_not is not None or context.messages
             assert all(isinstance(part, Text) for message in context.messages for part in message.parts)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("end", ["cancel", "time"])
+async def test_a_strategy_that_hangs_is_stopped_with_its_turn(tmp_path, caplog, asks, end):
+    """It may be anybody's: whoever cancels is obeyed, and the time of a turn is its time too, also when it hangs behind a summary that it asked for."""
+    hangs, stopped = asyncio.Event(), asyncio.Event()
+
+    class Hangs:
+        name = "hangs"
+
+        async def __call__(self, crowded: Crowded) -> Smaller | None:
+            if asks:
+                await crowded.ask("Sum it up.", "They talked.")
+            hangs.set()
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                stopped.set()
+
+    limits = Limits(max_turn_seconds=0.5) if end == "time" else Limits()
+    async with (
+        StatefulAgentLoop(Windowed(talk), store=tmp_path / "a.db", compaction=Hangs(), limits=limits) as loop,
+        StatefulAgentLoop(Windowed(talk), store=tmp_path / "a.db") as other,
+    ):
+
+        async def until_it_hangs():
+            while True:
+                result = await loop.send("question " + "talk " * 40, "s")
+                if hangs.is_set():
+                    return result
+
+        talking = asyncio.create_task(until_it_hangs())
+        async with asyncio.timeout(PROMPT_SECONDS):
+            await hangs.wait()
+            if end == "cancel":
+                assert await other.cancel("s")
+            result = await talking
+        assert (result.status, stopped.is_set()) == ({"cancel": "cancelled", "time": "limit"}[end], True)
+        kinds = [(kept.kind, getattr(kept.event, "purpose", None)) for kept in await loop.history("s")]
+        assert (("model.asked", "summary") in kinds) == asks
+        assert [wrong async for wrong in loop.verify()] == []
+    assert "was stopped: its turn goes on no longer" in caplog.text
+    async with StatefulAgentLoop(Windowed(talk), store=tmp_path / "a.db", compaction=SlidingWindow()) as loop:
+        assert {result.status for result in await chat(loop, 3)} == {"completed"}
+
+
+async def test_a_strategy_may_ask_for_two_summaries_at_once():
+    """They are asked for one after the other, each is paid for, and the log is looked at all the while."""
+
+    class Both:
+        name = "both"
+
+        async def __call__(self, crowded: Crowded) -> Smaller | None:
+            if not crowded.exchanges:
+                return None
+            said = await asyncio.gather(crowded.ask("Sum it up.", "one"), crowded.ask("Sum it up.", "two"))
+            return Smaller(upto=crowded.exchanges[-1].last, summary=" ".join(said))
+
+    async with StatefulAgentLoop(Windowed(talk), store=":memory:", compaction=[Both(), SlidingWindow()]) as loop:
+        assert {result.status for result in await chat(loop, 12)} == {"completed"}
+        made = [one for one in compactions(await loop.history("s")) if one.strategy == "both"]
+        asked = [one for one in await loop.history("s", kinds=["model.asked"]) if one.event.purpose == "summary"]
+        assert made
+        assert len(asked) >= 2 * len(made)
+        assert {one.summary for one in made} == {"They talked. They talked."}
+        assert [wrong async for wrong in loop.verify()] == []

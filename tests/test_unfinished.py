@@ -408,3 +408,17 @@ async def test_an_input_that_two_turns_passed_by(tmp_path):
         ]
         await loop._sink.record(state, facts, release=True)
         assert await unfinished(loop) == ["s"]
+
+
+async def test_a_fork_in_the_middle_of_a_turn(tmp_path):
+    """As long as nobody touched it, it is a way that was not taken; driven and left, it is unfinished."""
+    await left_in(tmp_path / "a.db", "s")
+    async with agent(tmp_path / "a.db", "no", [Call("rest", {})]) as loop:
+        await loop.fork("s", session_id_new="f")
+        assert await unfinished(loop) == ["s"]
+        turn = asyncio.create_task(loop.resume("f"))
+        while not await under_way(loop, "f"):
+            await asyncio.sleep(0.01)
+        turn.cancel()
+        await asyncio.wait([turn])
+        assert await unfinished(loop) == ["f", "s"]

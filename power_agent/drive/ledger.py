@@ -7,7 +7,7 @@ and what was only decided is let go: who keeps and hears False decides anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from power_agent import events as e
@@ -147,7 +147,7 @@ class Ledger:
         if row is not None and (row.head, row.epoch) != (self.kept.seq, self.kept.epoch):
             await self._follow()
 
-    async def pause(self, tasks: set[asyncio.Task[Any]], seconds: float | None = None) -> None:
+    async def pause(self, tasks: Collection[asyncio.Future[Any]], seconds: float | None = None) -> None:
         """Wait until one of the tasks is done, somebody wakes us, or it is time to look at the log; look."""
         pause = LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS)
         if tasks:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from power_agent import events as e
 from power_agent.compaction import Compactor, GivenUp
 from power_agent.drive.attempts import Attempts, answered, attempts_of
 from power_agent.drive.calls import Calls
 from power_agent.drive.ledger import Ledger
+from power_agent.drive.tasks import looked_at, stopped
 from power_agent.errors import IllegalMove, InvalidInput, ModelError
 from power_agent.limits import MAX_COMPACTIONS, MAX_SUMMARY_ATTEMPTS, Limits
 from power_agent.machine import AskModel, turn_deadline, used_up
@@ -32,6 +36,8 @@ class Summaries:
         self._tried = 0
         self._warned: int | None = None
         self._limits: Limits | None = None
+        self._watching = asyncio.Lock()
+        self._asked_for: asyncio.Future[None] | None = None
 
     @property
     def stuck(self) -> bool:
@@ -62,14 +68,44 @@ class Summaries:
         if self._ledger.state.place == "asking" or self._tried > MAX_COMPACTIONS:
             self._stuck = here
             return
+        proposing = self._compactor.propose(self._ledger.state, self._ask_watched, request=await self._about(), by=by, asked_for=asked_for)
         try:
-            fact = await self._compactor.propose(self._ledger.state, self._ask_for_summary, request=await self._about(), by=by, asked_for=asked_for)
+            fact = await self._while_wanted(proposing)
         except GivenUp:
             return
         if isinstance(fact, str):
             self._say_why(fact, logging.INFO if asked_for else logging.WARNING)
         if isinstance(fact, str) or not await self._keep_compacted(fact):
             self._stuck = here
+
+    async def _while_wanted(self, proposing: Coroutine[Any, Any, e.ContextCompacted | str]) -> e.ContextCompacted | str:
+        """Wait for what the strategies propose, but no longer than the turn goes on: they may be anybody's. The log is watched by who holds
+        the lock, here or where one of them asks for a summary.
+        """
+        task = asyncio.create_task(proposing)
+        task.add_done_callback(looked_at)
+        try:
+            while not task.done():
+                async with self._watching:
+                    self._asked_for = asyncio.get_running_loop().create_future()
+                    await self._ledger.pause({task, self._asked_for})
+                    if not task.done() and not self._asked_for.done() and self._is_over():
+                        _log.warning("What was to make the context of session %r smaller was stopped: its turn goes on no longer.", self._ledger.kept.session)
+                        raise GivenUp
+            return task.result()
+        finally:
+            await stopped([task])
+
+    def _is_over(self) -> bool:
+        state = self._ledger.state
+        deadline = None if state.turn is None else turn_deadline(state.turn)
+        return state.cancel is not None or (deadline is not None and self._ledger.clock.now() >= deadline)
+
+    async def _ask_watched(self, instructions: str, text: str) -> str:
+        if self._asked_for is not None and not self._asked_for.done():
+            self._asked_for.set_result(None)
+        async with self._watching:
+            return await self._ask_for_summary(instructions, text)
 
     def _say_why(self, why: str, level: int) -> None:
         """Say once in a turn that nothing makes the context smaller. Who asked for it hears so anyway; else it goes on to grow, and each turn tries again."""

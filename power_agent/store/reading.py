@@ -19,9 +19,7 @@ FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
 INPUTS = "json_each(CASE WHEN json_valid({0}.body) THEN {0}.body ELSE '{{}}' END, '$.inputs')"
 UNFINISHED = f"""AND session.erased = 0 AND (
-    coalesce(
-        (SELECT kind FROM event WHERE session = session.id AND kind IN (11, 12) ORDER BY seq DESC LIMIT 1),
-        (SELECT 11 FROM event WHERE session = session.id AND session.parent IS NOT NULL AND kind >= 10 LIMIT 1)) = 11
+    (SELECT kind FROM event WHERE session = session.id AND kind IN (11, 12) ORDER BY seq DESC LIMIT 1) = 11
     OR EXISTS (
         SELECT 1 FROM event AS said
         WHERE said.session = session.id AND said.kind = 10 AND said.seq > coalesce((
@@ -29,8 +27,8 @@ UNFINISHED = f"""AND session.erased = 0 AND (
             AND NOT EXISTS (
                 SELECT 1 FROM event AS took, {INPUTS.format("took")}
                 WHERE took.session = session.id AND took.seq > said.seq AND took.kind IN (11, 20) AND value = said.seq))) """
-"""The last of a turn's two events is a start, or, in a fork that has none, something happened; or something was said behind the last
-input that a turn began with, and taken by nothing."""
+"""The last of a turn's two events is a start; or something was said behind the last input that a turn began with, and taken by nothing.
+What a fork's parent left is the parent's."""
 FROM_AHEAD = "SELECT 1 FROM event JOIN session ON session.id = event.session WHERE session.name = ? AND seq = session.head AND at > ?"
 
 
