@@ -220,7 +220,9 @@ class SessionExists(SessionError):
 
 
 class SessionBusy(SessionError):
-    """Another living owner works on the session."""
+    """Another living owner works on the session, or one of whom nothing can be known from here (in another container, on another machine):
+    that one counts as living until its lease runs out, at `deadline`.
+    """
 
     code = "session_busy"
     retryable = True

@@ -8,7 +8,9 @@
 A guard is a function, async or not, that takes one of these and returns None to let it pass. `@guard("input")` says what it guards;
 without it a function guards calls. It must not have effects and must say the same of the same thing: it may be asked again after a
 restart. One that raises refuses, because what could not be looked at does not happen; only at the end of a turn it is passed over.
-One that hangs is stopped when the turn is cancelled or its time is over, and what it guards does not happen.
+One that awaits and hangs is stopped when the turn is cancelled or its time is over, and what it guards does not happen; one that guards
+inputs, when it takes longer than `max_turn_seconds`, or the loop is closed. What is not async runs in the event loop, as policies do: it must not
+block.
 """
 
 from __future__ import annotations

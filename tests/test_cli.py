@@ -56,7 +56,7 @@ EVERYDAY: dict[str, tuple[tuple[str, ...], int, str]] = {
     "doctor": (("doctor",), 0, "sessions"),
     "config": (("config", "show", "--origin"), 0, "default"),
     "paths": (("paths",), 0, "power-agent.db"),
-    "errors": (("errors", "session_busy"), 0, "Another living owner works on the session."),
+    "errors": (("errors", "session_busy"), 0, "Another living owner works on the session"),
     "skill": (("skill",), 0, "StatefulAgentLoop"),
 }
 

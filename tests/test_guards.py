@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from processes import PROMPT_SECONDS
 
 from power_agent import Call, Limits, ScriptedModel, StatefulAgentLoop, Text, tool
-from power_agent.errors import InputRefused, InvalidInput
+from power_agent.errors import InputRefused, InvalidInput, StoreClosed
 from power_agent.guards import guard
 from power_agent.policy import Change, Refuse
 
@@ -96,6 +97,40 @@ async def test_a_broken_guard_of_inputs_refuses(verdict):
     async with make(ScriptedModel(["ok"]), broken) as loop:
         with pytest.raises(InputRefused):
             await loop.send("x", "s")
+
+
+async def test_a_guard_of_inputs_that_hangs_is_stopped():
+    """The time of a turn is its time, too; who cancels the send is obeyed; when the loop is closed, who waits for it is told so."""
+    stopped = 0
+
+    @guard("input")
+    async def hangs(_incoming):
+        nonlocal stopped
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            stopped += 1
+
+    @guard("input")
+    async def late(_incoming):
+        raise TimeoutError("its own")
+
+    async with make(ScriptedModel(["ok"]), hangs, limits=Limits(max_turn_seconds=0.05)) as loop:
+        with pytest.raises(InputRefused, match=r"had not decided after 0\.05 s"):
+            await loop.send("x", "s")
+    async with make(ScriptedModel(["ok"]), late, limits=Limits(max_turn_seconds=10)) as loop:
+        with pytest.raises(InputRefused, match="its own"):
+            await loop.send("x", "s")
+    async with make(ScriptedModel(["ok"]), hangs) as loop:
+        cancelled, closed = (asyncio.create_task(loop.send("x", session)) for session in "ab")
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert cancelled.cancelled()
+    async with asyncio.timeout(PROMPT_SECONDS):
+        with pytest.raises(StoreClosed):
+            await closed
+    assert stopped == 3
 
 
 # -- model -------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from power_agent.errors import (
     SessionExists,
     SessionNotFound,
     SessionPending,
+    StoreClosed,
     StoreDamaged,
     StoreError,
     holder,
@@ -42,7 +43,7 @@ from power_agent.givens import name_of
 from power_agent.guards import Guards, Incoming, settled
 from power_agent.limits import LOOK_SECONDS, MAX_UPLOAD_BYTES
 from power_agent.loop.upkeep import PAGE
-from power_agent.loop.work import Desk, Work
+from power_agent.loop.work import Desk, Work, being_cancelled
 from power_agent.machine import Wait, decide
 from power_agent.messages import Attachment, ContentPart, OutputShape, Text
 from power_agent.policy import Change, Refuse
@@ -136,10 +137,13 @@ class Intake:
             verdict: Any
             try:
                 verdict = one(Incoming(session=order.session, parts=parts, by=order.by))
-                verdict = await verdict if inspect.isawaitable(verdict) else verdict
+                if inspect.isawaitable(verdict):
+                    verdict = await self._desk.before(order.session, verdict, self._config().limits.max_turn_seconds)
                 if isinstance(verdict, Change):
                     parts, more = parts_of(verdict.to)
                     blobs |= more
+            except StoreClosed:
+                raise
             except Exception as error:  # noqa: BLE001  what could not be looked at is not taken
                 verdict = error
             match settled(verdict, "input"):
@@ -217,9 +221,9 @@ class Intake:
         try:
             state = await work.task
         except asyncio.CancelledError:
-            if self._desk.closing and not _being_cancelled():
+            if self._desk.closing and not being_cancelled():
                 raise self._desk.closed(work.session) from None
-            if not work.is_kept or not work.task.cancelled() or _being_cancelled():
+            if not work.is_kept or not work.task.cancelled() or being_cancelled():
                 raise
             return await self._standing(work.session, work.input_seq)  # whoever waited for the turn before ours interrupted it
         number = (await self._turn_of(state, work.input_seq)) if work.input_seq else work.turn or state.turns
@@ -534,11 +538,6 @@ def _read(path: Path) -> Upload:
 def _place(order: Order, seq: int) -> None:
     if order.placed is not None:
         order.placed(seq)
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _same(said: e.InputReceived, order: Order) -> bool:

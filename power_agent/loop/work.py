@@ -158,6 +158,7 @@ class Desk:
         self._store = store
         self._clock = clock
         self._works: dict[str, Work] = {}
+        self._before: set[asyncio.Future[Any]] = set()
         self._closing = False
         self._home: asyncio.AbstractEventLoop | None = None
         self.live: dict[str, SessionState] = {}
@@ -191,6 +192,27 @@ class Desk:
     def idle(self) -> bool:
         """Whether nothing is worked on here."""
         return not self._works
+
+    async def before(self, name: str, thinking: Awaitable[Any], seconds: float | None) -> Any:
+        """Wait for what has to be known before a session is worked on, at most so long, and as long as this is open."""
+        task = asyncio.ensure_future(thinking)
+        self._before.add(task)
+        timer = asyncio.timeout(seconds)
+        if self._closing:
+            task.cancel()
+        try:
+            async with timer:
+                return await task
+        except TimeoutError:
+            if timer.expired():
+                raise TimeoutError(f"it had not decided after {seconds:g} s") from None
+            raise
+        except asyncio.CancelledError:
+            if self._closing and not being_cancelled():
+                raise self.closed(name) from None
+            raise
+        finally:
+            self._before.discard(task)
 
     def begin(self, name: str, job: Job, key: str | None = None, *, detached: bool = False) -> Work:
         """Reserve a session and do a job on it in a task of its own."""
@@ -291,8 +313,16 @@ class Desk:
         for work in works:
             if work.task is not None:
                 work.task.cancel()
+        for task in self._before:
+            task.cancel()
         if works:
             await asyncio.wait([asyncio.ensure_future(work.done.wait()) for work in works], timeout=2 * STOP_SECONDS)
+
+
+def being_cancelled() -> bool:
+    """Say whether somebody cancels this very task, not what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def looked_at(task: asyncio.Task[Any]) -> None:
