@@ -52,7 +52,9 @@ ADVICE: dict[str, Advice] = {
     "session": Advice(commands=(_LOOK,)),
     "session_not_found": Advice(NOT_THERE, commands=("sessions",)),
     "session_exists": Advice(commands=(_LOOK,)),
-    "session_busy": Advice(BUSY, "A living process works on it, or one in another container, whose lease of 30 s has not run out. Watch it, or ask it to stop.", ("tail {session}", "cancel {session}")),
+    "session_busy": Advice(
+        BUSY, "A process works on it, or died in another container less than a lease (30 s) ago. Watch it, or ask it to stop.", ("tail {session}", "cancel {session}")
+    ),
     "session_pending": Advice(PERSON, "What is open comes first: look at it, go on with it, or end it.", (_PENDING, _RESUME, "abort {session}")),
     "session_closed": Advice(why="It can be read, not continued.", commands=(_LOOK, "send @new MESSAGE")),
     "session_erased": Advice(why="Its contents were destroyed; only the chain of hashes is left.", commands=("verify {session}",)),
