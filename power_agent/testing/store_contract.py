@@ -825,6 +825,29 @@ class StoreContract:
                 assert seen == names
             assert [await store.find(name) for name in names] == await store.sessions()
 
+    async def test_what_is_unfinished_is_listed(self, tmp_path: Path) -> None:
+        """An open turn and an input that nobody took are; what is at rest may be left out, and nothing else."""
+        ended = (*turn_with_a_call(2), e.CallSucceeded(call="t1r1c1"), e.TurnEnded(turn=1))
+        left = {
+            "a call": (said("a"), *turn_with_a_call(2)),
+            "an input": (said("a"),),
+            "an input behind a turn": (said("a"), *ended, said("b")),
+            "an input that a turn passed by": (said("a"), *turn_with_a_call(2), said("b"), e.CallSucceeded(call="t1r1c1"), e.TurnEnded(turn=1)),
+        }
+        rests = {"nothing said": (), "an end": (said("a"), *ended)}
+        async with self.make(tmp_path) as store:
+            for name, facts in (left | rests).items():
+                await store.append(opening(name))
+                if facts:
+                    await store.append(adding(name, 1, *facts))
+            found = await store.sessions(unfinished=True)
+            assert [row.session for row in found if row.session not in rests] == sorted(left)
+            assert [row for row in await store.sessions() if row in found] == found
+            seen: list[str] = []
+            while page := await store.sessions(after=seen[-1] if seen else "", limit=1, unfinished=True):
+                seen += [row.session for row in page]
+            assert seen == [row.session for row in found]
+
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
     async def test_blobs_come_back(self, tmp_path: Path) -> None:
