@@ -11,6 +11,7 @@ from its output, and begins behind the last one, so that ranges never overlap. N
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -228,6 +229,11 @@ async def _asked(strategy: Strategy, crowded: Crowded) -> Smaller | str | None:
         raise
     except ModelError as error:
         return f"it got no answer: {error}"
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return "it was cancelled from within"
     except Exception as error:  # noqa: BLE001  whatever a user's own raises
         _log.exception("The strategy %s failed for session %r.", strategy.name, crowded.session)
         return f"it failed: {type(error).__name__}"

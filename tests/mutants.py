@@ -101,13 +101,15 @@ MUTANTS = (
     Mutant(
         "one damaged session hides all",
         "loop/intake.py",
-        "        except (StoreDamaged, IllegalMove) as error:\n            _log",
+        "        except PowerAgentError as error:\n            _log",
         "        except ZeroDivisionError as error:\n            _log",
         "unfinished",
     ),
     Mutant("what ended is begun anew", "loop/agent.py", "go_on = anew and state.turn is None and", "go_on = state.turn is None and", "unfinished"),
+    Mutant("who was decided about waits", "loop/sweep.py", "vain is None or vain.head != row.head or", "vain is None or", "unfinished"),
+    Mutant("what waited behind is cut", "loop/agent.py", "            await work.ended()  #", "            pass  #", "unfinished"),
     Mutant("a strategy that hangs", "drive/summaries.py", "not self._asked_for.done() and self._is_over():", "False:", "compaction"),
-    Mutant("in vain at every look", "loop/sweep.py", "passed >= min(2**times - 1, MAX_PASSED_OVER)", "True", "unfinished"),
+    Mutant("in vain at every look", "loop/sweep.py", "vain.passed >= min(2**vain.times - 1, MAX_PASSED_OVER)", "True", "unfinished"),
     Mutant(
         "what became another tool is not judged",
         "executor.py",

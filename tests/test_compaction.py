@@ -13,7 +13,7 @@ from processes import PROMPT_SECONDS
 from power_agent import Answer, Call, Limits, ModelError, ScriptedModel, StatefulAgentLoop, Text, Usage, tool
 from power_agent import events as e
 from power_agent.context import render
-from power_agent.errors import ContextTooLong, SessionPending
+from power_agent.errors import ContextTooLong, InvalidInput, SessionPending
 from power_agent.gauge import crude, of_message, of_prefix
 from power_agent.messages import Output
 from power_agent.policy import Ask
@@ -432,3 +432,47 @@ async def test_a_strategy_may_ask_for_two_summaries_at_once():
         assert len(asked) >= 2 * len(made)
         assert {one.summary for one in made} == {"They talked. They talked."}
         assert [wrong async for wrong in loop.verify()] == []
+
+
+async def test_a_strategy_that_is_cancelled_from_within_has_nothing_to_propose():
+    """The next one is asked, and nobody else is cancelled."""
+
+    class Strange:
+        name = "strange"
+
+        async def __call__(self, crowded: Crowded) -> Smaller | None:
+            raise asyncio.CancelledError
+
+    async with StatefulAgentLoop(Windowed(talk), store=":memory:", compaction=[Strange(), SlidingWindow()]) as loop:
+        assert {result.status for result in await chat(loop, 12)} == {"completed"}
+        assert {one.strategy for one in compactions(await loop.history("s"))} == {"window"}
+
+
+async def test_a_strategy_that_asks_too_late_is_told():
+    """A summary that is asked for by what a strategy left behind, or from another event loop, is refused: the log goes on without it."""
+    told = []
+
+    class Late:
+        name = "late"
+
+        async def __call__(self, crowded: Crowded) -> Smaller | None:
+            async def later():
+                with pytest.raises(InvalidInput) as refused:
+                    await crowded.ask("Sum it up.", "too late")
+                told.append(str(refused.value))
+
+            async def elsewhere():
+                return await crowded.ask("Sum it up.", "elsewhere")
+
+            with pytest.raises(InvalidInput):
+                await asyncio.to_thread(asyncio.run, elsewhere())
+            late.append(asyncio.create_task(later()))
+            return None
+
+    late = []
+    async with StatefulAgentLoop(Windowed(talk), store=":memory:", compaction=[Late(), SlidingWindow()]) as loop:
+        assert {result.status for result in await chat(loop, 12)} == {"completed"}
+        await asyncio.wait(late)
+        assert not [one for one in await loop.history("s", kinds=["model.asked"]) if one.event.purpose == "summary"]
+    assert set(told) <= {said for said in told if "when it was over" in said}
+    assert len(told) == len(late) > 0

@@ -340,6 +340,7 @@ async def test_a_blob_of_another_type_is_never_given_away(sound: Sound, copy: Pa
         for length in (None, 4):
             with pytest.raises(StoreDamaged):
                 await store.blob("story", DIGEST, length=length)
+        assert [f"Session 'story', event 2: the blob {DIGEST} has other content than its name says."] == [wrong async for wrong in store.verify("story")]
 
 
 # -- guards ------------------------------------------------------------------------------------------------------------

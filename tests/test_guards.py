@@ -133,6 +133,35 @@ async def test_a_guard_of_inputs_that_hangs_is_stopped():
     assert stopped == 3
 
 
+async def test_a_guard_of_inputs_that_is_cancelled_from_within_refuses():
+    """Nobody cancelled who sends. What a guard waits for together with others is not cancelled with one of them."""
+    shared = asyncio.get_running_loop().create_future()
+
+    @guard("input")
+    def at_once(_incoming):
+        raise asyncio.CancelledError
+
+    @guard("input")
+    async def later(_incoming):
+        raise asyncio.CancelledError
+
+    @guard("input")
+    def together(_incoming):
+        return shared
+
+    for one in (at_once, later):
+        async with make(ScriptedModel(["ok"]), one) as loop:
+            with pytest.raises(InputRefused, match="cancelled from within"):
+                await loop.send("x", "s")
+    async with make(ScriptedModel(["ok"]), together) as loop:
+        first, second = (asyncio.create_task(loop.send("x", session)) for session in "ab")
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+        shared.set_result(None)
+        assert (await second).text == "ok"
+
+
 # -- model -------------------------------------------------------------------------------------------------------------
 
 

@@ -8,11 +8,11 @@ import sqlite3
 import pytest
 from processes import PROMPT_SECONDS
 
-from power_agent import Happened, Limits, ModelError, ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, Unknown, tool
+from power_agent import Approve, Happened, Limits, ModelError, ScriptedModel, Sink, SQLiteStore, StatefulAgentLoop, Text, Unknown, tool
 from power_agent import events as e
 from power_agent.chance import SystemChance
 from power_agent.clock import HeldClock
-from power_agent.errors import InvalidInput, StoreClosed
+from power_agent.errors import InvalidInput, StoreClosed, StoreFailed
 from power_agent.limits import LEASE_SECONDS, MAX_PASSED_OVER
 from power_agent.messages import Call
 from power_agent.policy import Ask
@@ -422,3 +422,144 @@ async def test_a_fork_in_the_middle_of_a_turn(tmp_path):
         turn.cancel()
         await asyncio.wait([turn])
         assert await unfinished(loop) == ["f", "s"]
+
+
+async def test_cancelled_it_waits_for_what_it_interrupts(tmp_path):
+    """One tool takes a moment to stop, another one does not: what comes of both is kept before the loop is left."""
+    begun = 0
+
+    @tool(name="rest", recovery="rerun")
+    async def stubborn() -> str:
+        nonlocal begun
+        begun += 1
+        first = begun == 1
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            if first:
+                raise
+            await asyncio.sleep(0.3)
+            raise RuntimeError("rolled back") from None
+        return ""
+
+    await left_in(tmp_path / "a.db", "a", "b")
+
+    async def service():
+        async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[stubborn], store=tmp_path / "a.db") as loop:
+            await loop.resume_all()
+
+    serving = asyncio.create_task(service())
+    while begun < 2:
+        await asyncio.sleep(0.01)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert serving.cancelled()
+    async with agent(tmp_path / "a.db") as loop:
+        ends = [(await loop.history(session))[-1].kind for session in "ab"]
+    assert sorted(ends) == ["call.failed", "call.started"]
+
+
+async def test_what_goes_wrong_with_a_look_ends_nothing(tmp_path, monkeypatch, caplog):
+    """A disk that fails once is looked at again; an event of newer code hides one session and no other."""
+    await left_in(tmp_path / "a.db", "a", "b", "c")
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        for (trigger,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {trigger}")
+        db.execute("UPDATE event SET kind = 99 WHERE pos = (SELECT max(pos) FROM event WHERE session = (SELECT id FROM session WHERE name = 'b'))")
+    db.close()
+    quick = [tool(name="rest", recovery="rerun")(lambda: "rested")]
+    async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=quick, store=tmp_path / "a.db") as loop:
+        assert await unfinished(loop) == ["a", "c"]
+        sessions, looks = loop.store.sessions, 0
+
+        async def flaky(**more):
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise StoreFailed("disk I/O error", path="a.db")
+            return await sessions(**more)
+
+        monkeypatch.setattr(loop.store, "sessions", flaky)
+        sweep = asyncio.create_task(loop.resume_all(every_seconds=0.01))
+        while not looks:
+            await asyncio.sleep(0.01)
+        while await unfinished(loop):
+            await asyncio.sleep(0.01)
+        sweep.cancel()
+        await asyncio.wait([sweep])
+    assert "could not be looked for" in caplog.text
+    assert "Session 'b' cannot be read" in caplog.text
+
+
+async def test_who_is_cancelled_from_within_is_alone_with_it(tmp_path, caplog):
+    """A model that raises what a cancelled task raises ends its own resume, not those of the others."""
+    await left_in(tmp_path / "a.db", "bad", "good")
+    async with StatefulAgentLoop(ScriptedModel(["no", "Done."]), tools=[tool(name="rest", recovery="rerun")(lambda: "rested")], store=tmp_path / "a.db") as loop:
+        finished = loop._intake.finished
+
+        async def strange(work):
+            if work.session == "bad":
+                raise asyncio.CancelledError
+            return await finished(work)
+
+        loop._intake.finished = strange
+        assert [result.session_id for result in await loop.resume_all()] == ["good"]
+    assert "Session 'bad' was left unfinished and cannot be resumed." in caplog.text
+
+
+async def test_who_was_decided_about_is_due_at_once(tmp_path):
+    """However often a session came to wait for a person again: when they decide, the next look takes it up."""
+    script = [[Call("pay", {"euros": 1})] for _ in range(6)]
+    async with agent(tmp_path / "a.db", *script, "Done.", policy=lambda call: Ask("May I?")) as loop:
+        await loop.send("pay", "s")
+        looks = 0
+        listed = loop._intake.unfinished
+
+        async def counted(*more):
+            nonlocal looks
+            looks += 1
+            return await listed(*more)
+
+        loop._intake.unfinished = counted
+        sweep = asyncio.create_task(loop.resume_all(every_seconds=0.01))
+        needed = []
+        while (calls := await loop.pending("s")) or (await loop.state("s")).turn is not None:
+            if calls and calls[0].state == "waiting":
+                await loop.settle("s", calls[0].id, Approve())
+                before = looks
+                while (calls := await loop.pending("s")) and calls[0].state != "waiting":
+                    await asyncio.sleep(0.002)
+                needed.append(looks - before)
+            await asyncio.sleep(0.002)
+        sweep.cancel()
+        await asyncio.wait([sweep])
+    assert len(needed) == 6
+    assert max(needed) <= 8, needed
+
+
+async def test_closing_ends_it_whoever_owns_the_store(tmp_path):
+    """At once, not at the next look; and the store that was handed in stays open."""
+    async with SQLiteStore(tmp_path / "a.db") as store:
+        async with agent(store) as loop:
+            sweep = asyncio.create_task(loop.resume_all(every_seconds=1000))
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PROMPT_SECONDS):
+            assert await sweep == []
+        assert await store.sessions() == []
+
+
+async def test_what_waited_behind_is_done_as_well(tmp_path):
+    """Messages queued behind the turn that was left have had theirs when it returns: a script may leave then."""
+    async with agent(tmp_path / "a.db", [Call("rest", {})]) as loop:
+        turn = asyncio.create_task(loop.send("one", "s"))
+        while not await under_way(loop, "s"):
+            await asyncio.sleep(0.01)
+        for text in ("two", "three"):
+            await loop.send(text, "s", when_busy="queue", wait=False)
+        turn.cancel()
+        await asyncio.wait([turn])
+    quick = [tool(name="rest", recovery="rerun")(lambda: "rested")]
+    async with StatefulAgentLoop(ScriptedModel(lambda request: f"Answer {request.replies}."), tools=quick, store=tmp_path / "a.db") as loop:
+        await loop.resume_all()
+    async with agent(tmp_path / "a.db") as loop:
+        assert [message.text for message in await loop.messages("s") if message.role == "assistant"][1:] == ["Answer 1.", "Answer 2.", "Answer 3."]

@@ -37,7 +37,7 @@ class Summaries:
         self._warned: int | None = None
         self._limits: Limits | None = None
         self._watching = asyncio.Lock()
-        self._asked_for: asyncio.Future[None] | None = None
+        self._asked_for: asyncio.Future[None] | None = None  # None: nobody is asked to make anything smaller
 
     @property
     def stuck(self) -> bool:
@@ -86,14 +86,15 @@ class Summaries:
         task.add_done_callback(looked_at)
         try:
             while not task.done():
+                self._asked_for = asyncio.get_running_loop().create_future()
                 async with self._watching:
-                    self._asked_for = asyncio.get_running_loop().create_future()
                     await self._ledger.pause({task, self._asked_for})
                     if not task.done() and not self._asked_for.done() and self._is_over():
                         _log.warning("What was to make the context of session %r smaller was stopped: its turn goes on no longer.", self._ledger.kept.session)
                         raise GivenUp
             return task.result()
         finally:
+            self._asked_for = None
             await stopped([task])
 
     def _is_over(self) -> bool:
@@ -102,9 +103,14 @@ class Summaries:
         return state.cancel is not None or (deadline is not None and self._ledger.clock.now() >= deadline)
 
     async def _ask_watched(self, instructions: str, text: str) -> str:
-        if self._asked_for is not None and not self._asked_for.done():
+        refused = InvalidInput("A strategy asked for a summary when it was over, or in another event loop.", hint="Await what it asks for before it returns.")
+        if self._asked_for is None or self._asked_for.get_loop() is not asyncio.get_running_loop():
+            raise refused
+        if not self._asked_for.done():
             self._asked_for.set_result(None)
         async with self._watching:
+            if self._asked_for is None:
+                raise refused
             return await self._ask_for_summary(instructions, text)
 
     def _say_why(self, why: str, level: int) -> None:

@@ -337,13 +337,16 @@ class StatefulAgentLoop:
         of other processes, holds a session until the lease has run out. What else goes wrong with a session is told to the log of the program.
         """
 
-        async def left() -> list[str]:
-            return [row.session for row in await self._intake.unfinished("", None, lambda state: not self._only_a_person_helps(state))]
+        async def left() -> list[SessionRow]:
+            return await self._intake.unfinished("", None, lambda state: not self._only_a_person_helps(state))
 
         async def taken_up(name: str) -> TurnResult:
-            return await self._intake.finished(self._desk.begin(name, partial(self._resume, anew=False)))
+            work = self._desk.begin(name, partial(self._resume, anew=False))
+            result = await self._intake.finished(work)
+            await work.ended()  # and the turns of what waited behind that one
+            return result
 
-        sweep = Sweep(left, taken_up)
+        sweep = Sweep(left, taken_up, lambda seconds: self._desk.before("what was left", asyncio.sleep(seconds), None))
         if every_seconds is None:
             return await sweep.once()
         if not _seconds(every_seconds):

@@ -20,14 +20,15 @@ from power_agent import events as e
 from power_agent import process
 from power_agent.cleaning import clean
 from power_agent.drive import Drive
+from power_agent.drive.tasks import own_failure
 from power_agent.errors import (
     AttachmentRefused,
     HeadMoved,
-    IllegalMove,
     InputRefused,
     InvalidInput,
     KeyConflict,
     OwnershipLost,
+    PowerAgentError,
     SessionBusy,
     SessionClosed,
     SessionErased,
@@ -35,7 +36,6 @@ from power_agent.errors import (
     SessionNotFound,
     SessionPending,
     StoreClosed,
-    StoreDamaged,
     StoreError,
     holder,
 )
@@ -136,9 +136,10 @@ class Intake:
         for one in self._guards.at("input"):
             verdict: Any
             try:
-                verdict = one(Incoming(session=order.session, parts=parts, by=order.by))
-                if inspect.isawaitable(verdict):
-                    verdict = await self._desk.before(order.session, verdict, self._config().limits.max_turn_seconds)
+                with own_failure():
+                    verdict = one(Incoming(session=order.session, parts=parts, by=order.by))
+                    if inspect.isawaitable(verdict):
+                        verdict = await self._desk.before(order.session, verdict, self._config().limits.max_turn_seconds)
                 if isinstance(verdict, Change):
                     parts, more = parts_of(verdict.to)
                     blobs |= more
@@ -288,7 +289,9 @@ class Intake:
         """Say whether a session is unfinished; of one that is damaged the log of the program is told, and the others are listed all the same."""
         try:
             state = await self._sink.look(name)
-        except (StoreDamaged, IllegalMove) as error:
+        except StoreClosed:
+            raise
+        except PowerAgentError as error:
             _log.warning("Session %r cannot be read, so nobody knows whether it is unfinished: %s", name, error)
             return False
         return (state.turn is not None or is_due(state)) and worth(state)

@@ -135,6 +135,16 @@ class Work:
             self._waiters.discard(waiter)
         return waiter.result
 
+    async def ended(self) -> None:
+        """Wait until nothing more is done here; who is cancelled while waiting for that interrupts it."""
+        try:
+            await self.done.wait()
+        except asyncio.CancelledError:
+            if self.task is not None and not self._waiters and not self.task.done():
+                self.task.cancel()
+                await asyncio.wait([self.task])
+            raise
+
     def _alone(self, waiter: Waiter) -> bool:
         """Say whether what is done at the moment is done for this one, and for nobody else who waits here."""
         return self._concerns(waiter) and not any(map(self._concerns, self._waiters))
@@ -195,7 +205,7 @@ class Desk:
 
     async def before(self, name: str, thinking: Awaitable[Any], seconds: float | None) -> Any:
         """Wait for what has to be known before a session is worked on, at most so long, and as long as this is open."""
-        task = asyncio.ensure_future(thinking)
+        task = asyncio.ensure_future(asyncio.shield(thinking) if asyncio.isfuture(thinking) else thinking)  # a future may be somebody else's as well
         self._before.add(task)
         timer = asyncio.timeout(seconds)
         if self._closing:

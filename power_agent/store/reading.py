@@ -17,6 +17,8 @@ DIGEST = re.compile("[0-9a-f]{64}")
 ROW = """SELECT session.name, session.head, session.tip, session.epoch, session.owner, session.deadline, session.erased, up.name, session.base
 FROM session LEFT JOIN session AS up ON up.id = session.parent """
 EVENT = "SELECT pos, seq, epoch, at, kind, body, digest, hash FROM event WHERE session = ? AND seq > ? AND seq <= ?"
+_LARGEST = 2**31 - 2
+"""No blob is larger, and substr() takes no larger numbers for what they are."""
 INPUTS = "json_each(CASE WHEN json_valid({0}.body) THEN {0}.body ELSE '{{}}' END, '$.inputs')"
 UNFINISHED = f"""AND session.erased = 0 AND (
     (SELECT kind FROM event WHERE session = session.id AND kind IN (11, 12) ORDER BY seq DESC LIMIT 1) = 11
@@ -117,7 +119,7 @@ def blob(db: Log, session: str, digest: object, start: int, length: int | None) 
         if number != own[0] and not _named(db, number, last, digest):
             continue
         where = (number, bytes.fromhex(digest))
-        part, places = ("content", ()) if length is None else ("coalesce(substr(content, ?, ?), x'')", (start + 1, length))
+        part, places = ("content", ()) if length is None else ("coalesce(substr(content, ?, ?), x'')", (min(start, _LARGEST) + 1, min(length, _LARGEST)))
         row = db.execute(f"SELECT CASE typeof(content) WHEN 'blob' THEN {part} END FROM blob WHERE session = ? AND hash = ?", (*places, *where)).fetchone()
         if row is not None:
             content: bytes | None = row[0]  # a damaged one may be of any type

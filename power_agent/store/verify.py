@@ -13,7 +13,7 @@ from copy import copy
 from hashlib import sha256
 
 from power_agent.chain import UNSALTED, digest_of, link, secret_of
-from power_agent.errors import PowerAgentError
+from power_agent.errors import PowerAgentError, StoreDamaged
 from power_agent.events import CODES, Envelope, SessionOpened, decode
 from power_agent.messages import Attachment
 from power_agent.ports import Record, SessionRow, Store, Tip
@@ -120,7 +120,11 @@ def _row_against(row: SessionRow, state: SessionState, tip: bytes) -> Iterator[s
 
 async def _missing_blob(store: Store, session: str, record: Record) -> str | None:
     for digest in blobs_of(record):
-        if await store.blob(session, digest, length=0) is None:
+        try:
+            there = await store.blob(session, digest, length=0)
+        except StoreDamaged:
+            return f"the blob {digest} has other content than its name says."
+        if there is None:
             now = await store.read(session, after=record.seq - 1, upto=record.seq)
             erased = bool(now) and now[0].body is None  # since it was read
             return None if erased else f"the blob {digest} is missing."
