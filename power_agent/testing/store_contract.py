@@ -857,7 +857,20 @@ class StoreContract:
         async with self.make(tmp_path) as store:
             await store.append(opening("alice", blobs=named(content) | named(b"")))
             assert await store.blob("alice", digest) == content
-            for start, length in ((0, 10), (5, None), (100, 300), (10_239, 5), (10_240, 1), (99_999, 1), (99_999, None), (0, 0), (0, 99_999)):
+            for start, length in (
+                (0, 10),
+                (5, None),
+                (100, 300),
+                (10_239, 5),
+                (10_240, 1),
+                (99_999, 1),
+                (99_999, None),
+                (0, 0),
+                (0, 99_999),
+                (2**32, 5),
+                (10, 2**32 - 5),
+                (0, 2**31),
+            ):
                 end = None if length is None else start + length
                 assert await store.blob("alice", digest, start=start, length=length) == content[start:end], f"{length} bytes from {start}"
             assert await store.blob("alice", sha256(b"").hexdigest()) == b""
