@@ -567,10 +567,12 @@ async def test_looks_are_counted():
         return SimpleNamespace(status="waiting", seq=head)
 
     sweep = Sweep(left, resume, asyncio.sleep)
-    for look in range(1, 10):  # noqa: B007  what is resumed says at which
+    look = 0
+    while (look := look + 1) < 10:
         await sweep.once()
     assert resumed == [1, 3, 7]
     head += 1
-    for look in range(10, 13):
+    while look < 13:
         await sweep.once()
+        look += 1
     assert resumed == [1, 3, 7, 10, 12]
